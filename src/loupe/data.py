@@ -1,0 +1,125 @@
+"""From rows to batches: pixels, random transforms, tensors, in a fixed order.
+
+The order of an epoch and the transforms of an image are functions of (seed,
+epoch) and (seed, epoch, id): batches, workers, jobs and a continued run do not
+change them. It must not split, or know folds: it is given row numbers.
+
+Shapes: B batch, H height, W width, C classes (channels of an image).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from loupe.augment import Steps, augment_image, sample_rng
+from loupe.caching import Pixels
+from loupe.table import Float32
+
+Rows = NDArray[np.intp]
+_AHEAD = 4  # batches made ready while one is computed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """The rows a job may train on, and how they are changed at random.
+
+    Attributes:
+        pixels: Prepared images of all rows of the table.
+        ids: (N,) ids; they seed the transforms.
+        targets: (N, C) float32.
+        weights: (N,) weights of the rows in the loss, or None.
+        steps: Random transforms.
+        seed: The recipe's.
+    """
+
+    pixels: Pixels
+    ids: tuple[str, ...]
+    targets: Float32
+    weights: Float32 | None
+    steps: Steps
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images (B, H, W, C) uint8, targets (B, C) and weights (B,) or None."""
+
+    images: Tensor
+    targets: Tensor
+    weights: Tensor | None
+
+
+def order_batches(rows: Rows, *, seed: int, epoch: int, size: int) -> list[Rows]:
+    """Shuffle rows into batches of one size; what does not fill one is left out.
+
+    Rows left out differ from epoch to epoch. Fewer rows than one batch make one
+    smaller batch.
+
+    Args:
+        rows: Row numbers to train on.
+        seed: The recipe's.
+        epoch: Counted over all stages.
+        size: Rows in a batch.
+    """
+    shuffled = sample_rng(seed, epoch, "order of rows").permutation(rows)
+    full = max(size, len(rows) // size * size)
+    return [shuffled[i : i + size] for i in range(0, min(full, len(rows)), size)]
+
+
+def load_batches(
+    samples: Samples, batches: Sequence[Rows], *, epoch: int, workers: int
+) -> Iterator[Batch]:
+    """Make training batches ahead of time in threads; the order stays.
+
+    Args:
+        samples: Where rows come from.
+        batches: Row numbers of each batch.
+        epoch: Seeds the random transforms.
+        workers: Threads; OpenCV and numpy let go of the interpreter lock.
+    """
+
+    def make(rows: Rows) -> Batch:
+        return _make_batch(samples, rows, epoch)
+
+    with ThreadPoolExecutor(workers) as pool:
+        source = iter(batches)
+        ready: deque[Future[Batch]] = deque(
+            pool.submit(make, rows) for rows in islice(source, _AHEAD + workers)
+        )
+        try:
+            while ready:
+                batch = ready.popleft().result()
+                ready.extend(pool.submit(make, rows) for rows in islice(source, 1))
+                yield batch
+        finally:
+            for future in ready:
+                future.cancel()
+
+
+def stack_images(pixels: Pixels, rows: Rows) -> Tensor:
+    """Return prepared images as they are, (B, H, W, C) uint8."""
+    return torch.from_numpy(np.stack([pixels[row] for row in rows]))
+
+
+def _make_batch(samples: Samples, rows: Rows, epoch: int) -> Batch:
+    images = [_augmented(samples, row, epoch) for row in rows]
+    weights = None if samples.weights is None else torch.from_numpy(samples.weights[rows])
+    return Batch(
+        torch.from_numpy(np.stack(images)), torch.from_numpy(samples.targets[rows]), weights
+    )
+
+
+def _augmented(samples: Samples, row: int, epoch: int) -> NDArray[np.uint8]:
+    image = np.asarray(samples.pixels[row])
+    if not samples.steps:
+        return image
+    return augment_image(image, samples.steps, sample_rng(samples.seed, epoch, samples.ids[row]))

@@ -1,0 +1,123 @@
+"""The recipe for people who did not write one: chosen from the data, with reasons.
+
+It must not train or time anything: the choice follows from the table, the local
+weights and the device alone, so the same command makes the same run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from loupe.recipe import FullStage, HeadStage, Input, Loss, Network, Optimizer, Recipe
+from loupe.table import Table, count_classes
+from loupe.weights import WeightsFile, list_weights
+
+CPU_PARAMETERS = 12_000_000
+"""Largest local network taken by itself where there is no accelerator."""
+SCRATCH_NETWORK = "resnet18"
+_SCRATCH_EPOCHS = 30
+_MANY_ROWS = 20_000
+_RARE = 0.2  # a class this much rarer than the commonest calls for weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A recipe, the name of its member, and why it was picked."""
+
+    member: str
+    recipe: Recipe
+    reasons: tuple[str, ...]
+
+
+def choose_recipe(table: Table, weights: Path | None, *, device: str) -> Choice:
+    """Pick a recipe for a table.
+
+    With local weights: the largest network that suits the device; its last layer
+    is solved on frozen features, then all layers are tuned for a few epochs at a
+    low rate with BatchNorm statistics kept (linear probing, then fine-tuning).
+    Without weights: a small network from scratch.
+
+    Args:
+        table: What is to be learnt.
+        weights: Local folder of pretrained weights, or None.
+        device: torch device; decides how large a network is sensible.
+
+    References:
+        Kumar et al. (2022), Fine-Tuning can Distort Pretrained Features and
+        Underperform Out-of-Distribution, arXiv:2202.10054, for the two stages.
+    """
+    file = _best_weights(weights, device)
+    if file is None:
+        return _from_scratch(table, weights)
+    epochs = 2 if len(table) < _MANY_ROWS else 1
+    recipe = Recipe(
+        network=Network(name=file.architecture),
+        input=Input(size=(224, 224)),
+        augment=AUGMENT,
+        loss=_loss(table, smoothing=0.1 if table.exclusive else 0.0),
+        optimizer=Optimizer(lr=2e-4),
+        stages=(HeadStage(), FullStage(epochs=epochs, freeze_norm=True)),
+        ema=0.98,
+    )
+    size = f"{file.parameters / 1e6:.1f} M parameters, {file.path.name}"
+    plan = f"last layer on frozen features first, then all layers for {epochs} epoch(s)"
+    reasons = (
+        f"{file.architecture}: the largest local network that suits {device} ({size})",
+        f"{len(table):,} rows: {plan} at a low rate",
+        *_explain_loss(recipe.loss),
+    )
+    return Choice(member=file.architecture, recipe=recipe, reasons=reasons)
+
+
+AUGMENT = (
+    {"HorizontalFlip": {}},
+    {
+        "Affine": {
+            "scale": [0.85, 1.2],
+            "rotate": [-15, 15],
+            "translate_percent": [-0.08, 0.08],
+            "p": 1.0,
+        }
+    },
+    {"RandomBrightnessContrast": {"p": 0.75}},
+)
+"""Transforms of the default recipe: mild, so that they suit most photographs."""
+
+
+def _best_weights(folder: Path | None, device: str) -> WeightsFile | None:
+    files = [] if folder is None else list(list_weights(folder))
+    if device == "cpu":
+        files = [file for file in files if file.parameters <= CPU_PARAMETERS]
+    return max(files, key=lambda file: (file.parameters, file.path.name), default=None)
+
+
+def _from_scratch(table: Table, weights: Path | None) -> Choice:
+    recipe = Recipe(
+        network=Network(name=SCRATCH_NETWORK, pretrained=False),
+        input=Input(size=(128, 128)),
+        augment=AUGMENT,
+        loss=_loss(table, smoothing=0.0),
+        optimizer=Optimizer(lr=2e-3),
+        stages=(FullStage(epochs=_SCRATCH_EPOCHS),),
+        ema=0.98,
+    )
+    where = "no weights folder was named" if weights is None else f"{weights} holds none that fit"
+    advice = "pretrained weights score much higher: pass --weights DIR or set $LOUPE_WEIGHTS"
+    reasons = (
+        f"{SCRATCH_NETWORK} from scratch, because {where}; {advice}",
+        *_explain_loss(recipe.loss),
+    )
+    return Choice(member=SCRATCH_NETWORK, recipe=recipe, reasons=reasons)
+
+
+def _loss(table: Table, *, smoothing: float) -> Loss:
+    counts = list(count_classes(table).values())
+    rare = table.exclusive and min(counts) < _RARE * max(counts)
+    return Loss(label_smoothing=smoothing, class_weights="balanced" if rare else "none")
+
+
+def _explain_loss(loss: Loss) -> tuple[str, ...]:
+    if loss.class_weights == "balanced":
+        return ("classes are uneven by more than 5 to 1: rare ones count more in the loss",)
+    return ()

@@ -1,0 +1,126 @@
+"""The speed probe: a few seconds that choose how this machine trains.
+
+It times real steps of the real network at its real size and keeps the fastest
+of precision x memory format. What it chose goes into the resolved recipe, so a
+continued run and every executor repeat it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from loupe.build import Classifier, build_network
+from loupe.executors import share_threads
+from loupe.fitting import autocast
+from loupe.images import InputSpec
+from loupe.inference import arrange_memory
+from loupe.recipe import Engine, FullStage, Recipe
+
+_BATCH = 8
+_STEPS = 2
+_CANDIDATES: tuple[tuple[Literal["fp32", "bf16"], bool], ...] = (
+    ("fp32", True),
+    ("bf16", True),
+    ("fp32", False),
+)
+_CLEARLY = 0.95  # half precision must save at least a twentieth of the time
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One candidate and its speed in images a second."""
+
+    precision: Literal["fp32", "bf16"]
+    channels_last: bool
+    images_per_s: float
+
+
+def choose_engine(
+    recipe: Recipe, spec: InputSpec, *, device: str, jobs: int, cores: int
+) -> tuple[Engine, tuple[Timing, ...]]:
+    """Fill the `auto` fields of a recipe's engine.
+
+    Args:
+        recipe: Before the probe.
+        spec: Input size.
+        device: torch device.
+        jobs: Jobs in all (members x folds) that will share the cores.
+        cores: CPU cores.
+
+    Returns:
+        The engine without `auto`, and what was timed (nothing where the recipe
+        had set precision and memory format).
+    """
+    engine = recipe.engine
+    threads = engine.threads if engine.threads != "auto" else _threads(device, jobs, cores)
+    timings: tuple[Timing, ...] = ()
+    if "auto" in (engine.precision, engine.channels_last):
+        timings = _time_candidates(recipe, spec, device, max(threads))
+        fastest = _pick(timings)
+        engine = Engine(precision=fastest.precision, channels_last=fastest.channels_last)
+    return engine.model_copy(update={"threads": threads}), timings
+
+
+def _threads(device: str, jobs: int, cores: int) -> tuple[int, ...]:
+    return share_threads(jobs, cores) if device == "cpu" else (cores,) * jobs
+
+
+def _pick(timings: tuple[Timing, ...]) -> Timing:
+    """The fastest; full precision unless half is clearly faster."""
+    exact = max((t for t in timings if t.precision == "fp32"), key=lambda t: t.images_per_s)
+    best = max(timings, key=lambda t: t.images_per_s)
+    return best if exact.images_per_s < _CLEARLY * best.images_per_s else exact
+
+
+def _time_candidates(
+    recipe: Recipe, spec: InputSpec, device: str, threads: int
+) -> tuple[Timing, ...]:
+    start = recipe.model_copy(
+        update={"network": recipe.network.model_copy(update={"pretrained": False})}
+    )
+    network = build_network(start, spec, 2, weights=None).to(device)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return tuple(_time_one(network, start, spec, device, *pair) for pair in _CANDIDATES)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _time_one(
+    network: Classifier,
+    recipe: Recipe,
+    spec: InputSpec,
+    device: str,
+    precision: Literal["fp32", "bf16"],
+    channels_last: bool,  # noqa: FBT001 (one of two timed settings)
+) -> Timing:
+    trial = recipe.model_copy(
+        update={"engine": Engine(precision=precision, channels_last=channels_last)}
+    )
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    network = arrange_memory(network.to(memory_format=layout), trial)  # type: ignore[call-overload]
+    images = torch.randint(
+        0, 255, (_BATCH, spec.height, spec.width, spec.channels), dtype=torch.uint8, device=device
+    )
+    trains = any(isinstance(stage, FullStage) for stage in recipe.stages)
+    _step(network, images, trial, device, trains=trains)  # the first call sets kernels up
+    begin = time.perf_counter()
+    for _ in range(_STEPS):
+        _step(network, images, trial, device, trains=trains)
+    return Timing(precision, channels_last, _BATCH * _STEPS / (time.perf_counter() - begin))
+
+
+def _step(
+    network: Classifier, images: torch.Tensor, recipe: Recipe, device: str, *, trains: bool
+) -> None:
+    network.train(trains)
+    with torch.set_grad_enabled(trains), autocast(recipe, device):
+        value = network(images).sum()
+    if trains:
+        value.backward()
+    float(value)  # waits for an accelerator

@@ -1,0 +1,165 @@
+"""Rewrites: the user's own table again, with columns added or rows taken out.
+
+Owns the way back from a `Table` to the layout it was read from, so that a table
+stays the user's: every other cell keeps its text. It must not decide folds or
+which rows are bad.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loupe.cells import Cells, add_columns, read_cells, write_cells
+from loupe.columns import RLE_LAYOUTS, read_ids, split_joined
+from loupe.errors import AlignmentError, TableError, shorten
+from loupe.extras import quarantine_path
+from loupe.table import Quarantined, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def append_columns(
+    table: Table,
+    source: str | Path | pd.DataFrame,
+    out: Path,
+    added: Mapping[str, Sequence[object]],
+) -> None:
+    """Write a table's source again with columns added, such as fold and group.
+
+    A table file keeps its rows, columns, separator and the text of its cells;
+    columns of the same name are replaced, and in run-length layouts a value is
+    repeated over the rows of an image. There, images that had no row (they are
+    clean) get one with an empty mask, so that they keep their fold. Folders are
+    written as `image, label`, COCO files as an image and a 0/1 column for each
+    class. Image names are not changed, whatever folder `out` is in.
+
+    Args:
+        table: As read from `source`.
+        source: The file, folder or data frame.
+        out: The CSV to write; its quarantine file is written beside it.
+        added: Column name to a value for each row of `table`.
+
+    Raises:
+        AlignmentError: a column has another length, or rows of the source are
+            not in the table.
+        TableError: the source cannot be read again.
+    """
+    wrong = [f"{name!r} has {len(v)}" for name, v in added.items() if len(v) != len(table)]
+    if wrong:
+        raise AlignmentError(f"the table has {len(table)} rows, but column {', '.join(wrong)}.")
+    cells, keys = _reread(table, source)
+    at = {key: row for row, key in enumerate(table.ids)}
+    unknown = [repr(key) for key in dict.fromkeys(keys) if key not in at]
+    if unknown:
+        raise AlignmentError(
+            f"{cells.where}: {len(unknown)} image(s) of the file are not in the table that was "
+            f"read from it: {shorten(unknown)}. Read it again."
+        )
+    texts = {name: [str(values[at[key]]) for key in keys] for name, values in added.items()}
+    whole = add_columns(cells, _with_old_names(cells, texts))
+    write_cells(out, whole.header, whole.rows, whole.separator)
+    _write_side_file(out, table.quarantined)
+
+
+def write_quarantine(
+    table: Table, source: str | Path | pd.DataFrame, out: Path, bad: Sequence[Quarantined]
+) -> None:
+    """Write a table's source again without some rows, and list those beside it.
+
+    The list is `<stem>.quarantine.csv` (id, reason), which `read_table` reads
+    along with `out`; it continues the list that the source had.
+
+    Args:
+        table: As read from `source`.
+        source: The file, folder or data frame.
+        out: The CSV to write.
+        bad: The rows to take out.
+
+    Raises:
+        AlignmentError: a row to take out is not in the table.
+        TableError: no row would be left, or the source cannot be read again.
+    """
+    known = set(table.ids)
+    unknown = [repr(q.id) for q in bad if q.id not in known]
+    if unknown:
+        raise AlignmentError(f"{len(unknown)} id(s) are not in the table: {shorten(unknown)}.")
+    cells, keys = _reread(table, source)
+    out_of = {q.id for q in bad}
+    rows = [row for row, key in zip(cells.rows, keys, strict=True) if key not in out_of]
+    if not rows:
+        raise TableError(f"{cells.where}: every row would go into quarantine; nothing is left.")
+    write_cells(out, cells.header, rows, cells.separator)
+    _write_side_file(out, (*table.quarantined, *bad))
+
+
+def _write_side_file(out: Path, aside: Sequence[Quarantined]) -> None:
+    side = quarantine_path(out)
+    if aside:
+        write_cells(side, ("id", "reason"), [(q.id, q.reason) for q in aside])
+    else:
+        # One left from an earlier table of this name would speak of other rows.
+        side.unlink(missing_ok=True)
+
+
+def _reread(table: Table, source: str | Path | pd.DataFrame) -> tuple[Cells, list[str]]:
+    """Return the source's cells and the id of each row; every id has one."""
+    if not table.layout.columns:
+        cells = _spell_table(table)
+        return cells, list(table.ids)
+    cells = read_cells(source)
+    keys = read_ids(cells, table.layout)
+    if table.layout.name not in RLE_LAYOUTS:
+        return cells, keys
+    there = set(keys)
+    clean = [key for key in table.ids if key not in there]
+    rows = [_empty_row(table, cells, key) for key in clean]
+    longer = replace(
+        cells, rows=[*cells.rows, *rows], lines=[*cells.lines, *[cells.lines[-1]] * len(rows)]
+    )
+    return longer, [*keys, *clean]
+
+
+def _empty_row(table: Table, cells: Cells, key: str) -> list[str]:
+    """Return a row that says an image has no mask of the first class."""
+    layout = table.layout
+    at = cells.header.index
+    first = cells.rows[0]
+    row = [""] * len(cells.header)
+    row[at(layout.image_column)] = key
+    if layout.name == "rle-joined":
+        parts = split_joined(first[at(layout.image_column)])
+        row[at(layout.image_column)] = f"{key}_{parts[1] if parts else ''}"
+    elif layout.name == "rle-rows":
+        row[at(layout.label_column[0])] = first[at(layout.label_column[0])]
+    return row
+
+
+def _spell_table(table: Table) -> Cells:
+    """Write out a table that had no file: folders, masks, COCO."""
+    # Collapsed classes cannot be told apart again, so their one column is written.
+    names = table.classes if table.layout.any_class else table.layout.numbers or table.classes
+    header: tuple[str, ...] = ("image",)
+    if not table.classes:
+        rows = [[key] for key in table.ids]
+    elif table.exclusive:
+        best = table.targets.argmax(axis=1)
+        header = ("image", "label")
+        rows = [[key, names[at]] for key, at in zip(table.ids, best, strict=True)]
+    else:
+        header = ("image", *names)
+        sheet = table.targets.tolist()
+        rows = [
+            [key, *(f"{v:g}" for v in values)] for key, values in zip(table.ids, sheet, strict=True)
+        ]
+    lines = list(range(1, len(rows) + 1))
+    return Cells(where="the table", folder=Path(), header=header, rows=rows, lines=lines)
+
+
+def _with_old_names(cells: Cells, texts: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Let "fold" replace a column that the user wrote "Fold"."""
+    old = {name.casefold(): name for name in cells.header}
+    return {old.get(name.casefold(), name): values for name, values in texts.items()}

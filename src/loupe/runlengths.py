@@ -1,0 +1,156 @@
+"""Run lengths: tables with a row for each mask, read as presence of classes.
+
+Owns the three layouts whose cells are run-length text. It must not decode
+pixels (that is `masks`): text that is not empty says that the class is there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from loupe.cells import Cells
+from loupe.columns import EXTRA_COLUMNS, split_keys
+from loupe.errors import MaskError, TableError, shorten
+from loupe.extras import read_folds, read_groups, read_weights, refuse_contradictions
+from loupe.labels import encode_presence
+from loupe.locating import is_image, list_images, locate_images, strip_extension
+from loupe.table import Layout, Table
+
+MASK_CLASS = "mask"
+"""The class of tables that name none."""
+_RLE = re.compile(r"\s*0*[1-9]\d*\s+0*[1-9]\d*(?:\s+0*[1-9]\d*\s+0*[1-9]\d*)*+\s*")
+
+
+def read_run_lengths(
+    cells: Cells,
+    layout: Layout,
+    keys: list[str],
+    folder: Path | None,
+    names: Mapping[str, str],
+    aside: set[str],
+) -> Table:
+    """Read a table of run-length text; a row is a mask, several make an image.
+
+    Args:
+        cells: The table.
+        layout: One of the run-length layouts.
+        keys: The id of each row.
+        folder: The images' folder; its images without a row count as clean. None
+            looks beside the table, and adds no images.
+        names: Class as written to its name; empty for none.
+        aside: Ids in quarantine, which are not clean.
+
+    Returns:
+        Images in the order of their first row, then clean ones by name.
+
+    Raises:
+        MaskError: a cell is not run-length text, or a mask has no class.
+        TableError: images cannot be found, or rows of an image contradict.
+    """
+    pixels = cells.column(layout.label_column[-1])
+    check_rle(pixels, cells, layout.label_column[-1])
+    present = [bool(text.strip()) for text in pixels]
+    texts = _read_row_classes(cells, layout, present)
+    first: dict[str, int] = {}
+    for i, key in enumerate(keys):
+        first.setdefault(key, i)
+    place = folder or cells.folder
+    located = locate_images(list(first), place, cells.where)
+    clean = _find_clean(located.paths, folder, aside, stems=not is_image(keys[0]))
+    _refuse_unfolded(cells, clean)
+    ids = [*first, *clean]
+    position = {key: row for row, key in enumerate(ids)}
+    pairs = [
+        (position[key], text)
+        for key, text, there in zip(keys, texts, present, strict=True)
+        if there
+    ]
+    labels = encode_presence(len(ids), pairs, {text for text in texts if text}, names)
+    refuse_contradictions(cells, keys, first)
+    rows = list(first.values())
+    return Table(
+        ids=tuple(ids),
+        images=(*located.paths, *clean.values()),
+        classes=labels.classes,
+        targets=labels.targets,
+        exclusive=False,
+        layout=replace(layout, numbers=labels.written),
+        groups=read_groups(cells, rows),
+        weights=read_weights(cells, rows),
+        folds=read_folds(cells, rows),
+        notes=(*_note_rle(cells, len(first), clean, folder), *labels.notes, *located.notes),
+    )
+
+
+def check_rle(texts: Sequence[str], cells: Cells, column: str) -> None:
+    """Refuse text that cannot be run lengths; pixels are not decoded.
+
+    Args:
+        texts: The column; "" is no mask.
+        cells: The table, for the line numbers.
+        column: Its name.
+
+    Raises:
+        MaskError: not an even count of whole numbers from 1 on; lists the lines.
+    """
+    wrong = [i for i, text in enumerate(texts) if text.strip() and not _RLE.fullmatch(text)]
+    if wrong:
+        found = texts[wrong[0]].strip()
+        raise MaskError(
+            f"{cells.where}, column {column!r}: {len(wrong)} cell(s) are not run-length text, on "
+            f"{cells.spell_lines(wrong)} (the first begins {found[:30]!r}). Expected pairs "
+            "'start length' of whole numbers from 1 on, or an empty cell for no mask."
+        )
+
+
+def _read_row_classes(cells: Cells, layout: Layout, present: Sequence[bool]) -> list[str]:
+    if layout.name == "rle-joined":
+        return [name for _, name in split_keys(cells, layout.image_column)]
+    if layout.name == "rle-single":
+        return [MASK_CLASS] * len(cells)
+    texts = [text.strip() for text in cells.column(layout.label_column[0])]
+    bad = [i for i, text in enumerate(texts) if present[i] and not text]
+    if bad:
+        raise MaskError(
+            f"{cells.where}: {len(bad)} mask(s) have no class in column "
+            f"{layout.label_column[0]!r}, on {cells.spell_lines(bad)}."
+        )
+    return texts
+
+
+def _find_clean(
+    paths: Sequence[Path], folder: Path | None, aside: set[str], *, stems: bool
+) -> dict[str, Path]:
+    """Return id and file of the images in the folder that have no row."""
+    if folder is None:
+        return {}
+    known = set(paths)
+    # Masks often lie in a folder below; look there only if images do too.
+    deep = any(path.parent != folder for path in paths)
+    found = {name: folder / name for name in list_images(folder, deep=deep)}
+    named = {(strip_extension(n) if stems else n): p for n, p in found.items() if p not in known}
+    return {name: path for name, path in named.items() if name not in aside}
+
+
+def _refuse_unfolded(cells: Cells, clean: Mapping[str, Path]) -> None:
+    extra = [n for n in cells.header if n.casefold() in EXTRA_COLUMNS]
+    if extra and clean:
+        raise TableError(
+            f"{cells.where}: {len(clean)} image(s) in the images' folder have no row "
+            f"({shorten(list(clean), 3)}), but the table has a column {extra[0]!r}. Give each a "
+            "row with an empty mask, as `loupe split` does."
+        )
+
+
+def _note_rle(
+    cells: Cells, imaged: int, clean: Mapping[str, Path], folder: Path | None
+) -> list[str]:
+    notes = [f"{len(cells)} rows of run-length text belong to {imaged} images"]
+    if folder is None:
+        return [*notes, "images without a row are not known; --images DIR counts them as clean"]
+    if clean:
+        notes.append(f"{len(clean)} images in {folder} have no row and count as clean")
+    return notes

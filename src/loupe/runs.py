@@ -1,0 +1,319 @@
+"""The run folder: every file name in it, atomic writes, and what is done.
+
+    RUN/ manifest.json table.parquet versions.json log.jsonl
+         oof.parquet scores.json instructions.txt
+         <member>/ recipe.yaml input.json features.npy
+                   fold-0/ last.safetensors state.pt history.csv
+                           predictions.parquet done.json
+
+No other module builds a path inside a run. It must not train or score.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from loupe.errors import RunError, shorten
+from loupe.images import InputSpec
+from loupe.predictions import Predictions, read_predictions
+from loupe.recipe import Recipe, read_recipe, write_recipe
+from loupe.table import Table, read_snapshot, write_snapshot
+
+SCHEMA = 1
+_LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "torch", "timm", "torchvision")
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """The files of one job: a member held out on one fold."""
+
+    folder: Path
+
+    @property
+    def weights(self) -> Path:
+        """Weights after the last finished epoch."""
+        return self.folder / "last.safetensors"
+
+    @property
+    def state(self) -> Path:
+        """All else that continuing needs: optimizer, averages, counters."""
+        return self.folder / "state.pt"
+
+    @property
+    def history(self) -> Path:
+        """A line an epoch."""
+        return self.folder / "history.csv"
+
+    @property
+    def predictions(self) -> Path:
+        """Probabilities of the held-out rows."""
+        return self.folder / "predictions.parquet"
+
+    @property
+    def done_mark(self) -> Path:
+        """Written last; its presence means that the job is complete."""
+        return self.folder / "done.json"
+
+    @property
+    def done(self) -> bool:
+        """True if this job is complete."""
+        return self.done_mark.is_file()
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """The files of one member: one recipe, trained on every fold."""
+
+    name: str
+    folder: Path
+
+    @property
+    def features(self) -> Path:
+        """(N, V, D) float32 features of the frozen backbone, V views."""
+        return self.folder / "features.npy"
+
+    def fold(self, number: int) -> Fold:
+        """Return the files of one fold."""
+        return Fold(self.folder / f"fold-{number}")
+
+    def recipe(self) -> Recipe:
+        """Read the resolved recipe."""
+        return read_recipe(self.folder / "recipe.yaml")
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Store the resolved recipe."""
+        write_text(self.folder / "recipe.yaml", write_recipe(recipe))
+
+    def input_spec(self) -> InputSpec:
+        """Read how images are prepared for this member."""
+        values = json.loads((self.folder / "input.json").read_text(encoding="utf-8"))
+        values["mean"], values["std"] = tuple(values["mean"]), tuple(values["std"])
+        return InputSpec(**values)
+
+    def write_input(self, spec: InputSpec) -> None:
+        """Store how images are prepared for this member."""
+        write_json(self.folder / "input.json", asdict(spec))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A folder with everything about one training.
+
+    Attributes:
+        folder: Where it is.
+        members: Names of the members, in order.
+        folds: Numbers of the folds, in order.
+    """
+
+    folder: Path
+    members: tuple[str, ...]
+    folds: tuple[int, ...]
+
+    @property
+    def log(self) -> Path:
+        """One JSON object a line, written while training."""
+        return self.folder / "log.jsonl"
+
+    @property
+    def oof_file(self) -> Path:
+        """Out-of-fold probabilities of every member."""
+        return self.folder / "oof.parquet"
+
+    @property
+    def scores_file(self) -> Path:
+        """Every metric with its interval."""
+        return self.folder / "scores.json"
+
+    @property
+    def instructions_file(self) -> Path:
+        """The commands that use this run."""
+        return self.folder / "instructions.txt"
+
+    @property
+    def finished(self) -> bool:
+        """True if all jobs are done and the scores are written."""
+        return self.scores_file.is_file()
+
+    def member(self, name: str) -> Member:
+        """Return the files of one member."""
+        return Member(name, self.folder / name)
+
+    def manifest(self) -> dict[str, Any]:
+        """Read what the run was made from."""
+        return _read_manifest(self.folder)
+
+    def table(self) -> Table:
+        """Read the table the run was trained on."""
+        return read_snapshot(self.folder / "table.parquet")
+
+    def oof(self) -> dict[str, Predictions]:
+        """Read the out-of-fold sheet of every member.
+
+        Raises:
+            RunError: training has not finished.
+        """
+        if not self.oof_file.is_file():
+            raise RunError(
+                f"{self.folder} has no out-of-fold predictions yet: training has not finished. "
+                "Run the same 'loupe train' command again to continue it."
+            )
+        return read_predictions(self.oof_file)
+
+
+def create_run(
+    folder: Path, table: Table, recipes: Mapping[str, Recipe], stamps: Sequence[str] = ()
+) -> Run:
+    """Make a run folder, or open it if the same table and recipes made it.
+
+    Args:
+        folder: Where the run lives.
+        table: With folds.
+        recipes: Member name to recipe, before the probe.
+        stamps: What must be said wherever a score of this run is shown.
+
+    Raises:
+        RunError: the folder holds something else.
+    """
+    folds = (
+        tuple(sorted({int(k) for k in table.folds if k >= 0})) if table.folds is not None else ()
+    )
+    wanted = {
+        "kind": "run",
+        "schema": SCHEMA,
+        "table": table.digest(),
+        "recipes": {name: recipe.digest() for name, recipe in recipes.items()},
+        "folds": folds,
+        "stamps": list(stamps),
+    }
+    run = Run(folder, tuple(recipes), folds)
+    if (folder / "manifest.json").is_file():
+        _check_same(folder, json.loads(json.dumps(wanted)))
+        return run
+    _check_empty(folder)
+    for name, recipe in recipes.items():
+        run.member(name).write_recipe(recipe)
+    with replacing(folder / "table.parquet") as temporary:
+        write_snapshot(table, temporary)
+    write_json(folder / "versions.json", list_versions())
+    # The manifest comes last: a folder without one is not yet a run.
+    write_json(folder / "manifest.json", wanted)
+    return run
+
+
+def open_run(folder: str | Path) -> Run:
+    """Open a run folder.
+
+    Args:
+        folder: Made by `train`.
+
+    Raises:
+        RunError: it is no run folder, or a newer Loupe made it.
+    """
+    manifest = _read_manifest(Path(folder))
+    return Run(Path(folder), tuple(manifest["recipes"]), tuple(manifest["folds"]))
+
+
+def list_versions() -> dict[str, str]:
+    """Return the versions of Python, the system and the libraries that matter."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for library in ("loupe-vision", *_LIBRARIES):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[library] = metadata.version(library)
+    return found
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary file that takes the place of `path` if all went well.
+
+    Args:
+        path: The file that is to be whole or untouched; folders are made.
+
+    Yields:
+        The temporary file, in the same folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)  # mkstemp's 0600 would keep colleagues out
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def append_event(log: Path, event: str, **values: object) -> None:
+    """Add one line to a run's log; lines of several processes do not mix.
+
+    Args:
+        log: The file.
+        event: What happened.
+        values: Anything that JSON can hold.
+    """
+    line = json.dumps({"time_s": round(time.time(), 3), "event": event, **values})
+    handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(handle, line.encode() + b"\n")
+    finally:
+        os.close(handle)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise RunError(f"{folder} is no run folder (it has no manifest.json).")
+    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if manifest.get("kind") != "run" or manifest.get("schema") != SCHEMA:
+        raise RunError(
+            f"{folder} is a {manifest.get('kind')!r} of schema {manifest.get('schema')!r}; this "
+            f"version of Loupe opens a 'run' of schema {SCHEMA}."
+        )
+    return manifest
+
+
+def _check_same(folder: Path, wanted: Mapping[str, Any]) -> None:
+    found = _read_manifest(folder)
+    differing = [
+        key for key in ("table", "recipes", "folds", "stamps") if found[key] != wanted[key]
+    ]
+    if differing:
+        raise RunError(
+            f"{folder} was made with another {' and another '.join(differing)}; a run is "
+            "continued only by the same command. Choose another --out, or delete that folder."
+        )
+
+
+def _check_empty(folder: Path) -> None:
+    held = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    # A run that was stopped before its manifest is taken over; anything else is foreign.
+    foreign = [n for n in held if n not in {"table.parquet", "versions.json"} and n[0] != "."]
+    foreign = [n for n in foreign if not (folder / n / "recipe.yaml").is_file()]
+    if foreign:
+        raise RunError(
+            f"{folder} is not empty and no run (it holds {shorten(foreign)}); choose another --out."
+        )

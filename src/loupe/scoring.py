@@ -1,0 +1,132 @@
+"""From finished folds to the out-of-fold sheet, its scores and what to do next.
+
+It must not train, or compute a metric by itself.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loupe.errors import InputError
+from loupe.metrics import Score, score
+from loupe.predictions import Predictions, average_sheets, read_predictions, write_predictions
+from loupe.runs import Run, append_event, replacing, write_json, write_text
+from loupe.table import ALWAYS_TRAINED, Int16, Table
+
+
+def read_scores(run: Run, member: str = "all") -> tuple[Score, ...]:
+    """Read the scores of a finished run.
+
+    Args:
+        run: Finished.
+        member: A member's name, or `all` for the mean of all members.
+    """
+    found = json.loads(run.scores_file.read_text(encoding="utf-8"))["scores"][member]
+    return tuple(Score(**_with_nan(entry)) for entry in found)
+
+
+def finish_run(run: Run, table: Table, seconds: float) -> None:
+    """Join the folds into one sheet in table order, score it, say what is next."""
+    rows = np.flatnonzero(_folds(table) >= 0)
+    members = {name: _join_folds(run, table, name, rows) for name in run.members}
+    marked = {name: _with_quarantined(sheet, table) for name, sheet in members.items()}
+    padding = np.full((len(table.quarantined), len(table.classes)), np.nan, np.float32)
+    with replacing(run.oof_file) as temporary:
+        write_predictions(temporary, marked, np.concatenate([table.targets[rows], padding]))
+    sheets = {"all": average_sheets(list(members.values()))}
+    sheets |= members if len(members) > 1 else {}
+    scores = {name: _score_sheet(sheet, table, rows) for name, sheet in sheets.items()}
+    write_text(run.instructions_file, write_instructions(run, table))
+    append_event(run.log, "finish", seconds=round(seconds, 1))
+    write_json(
+        run.scores_file,
+        {
+            "stamps": run.manifest()["stamps"],
+            "seconds": round(seconds, 1),
+            "scores": {n: [_without_nan(asdict(s)) for s in found] for n, found in scores.items()},
+        },
+    )
+
+
+def _join_folds(run: Run, table: Table, name: str, rows: NDArray[np.intp]) -> Predictions:
+    folds = _folds(table)
+    probs = np.full((len(table), len(table.classes)), np.nan, np.float32)
+    for fold in run.folds:
+        sheet = read_predictions(run.member(name).fold(fold).predictions)[name]
+        probs[folds == fold] = sheet.probs
+    return Predictions(
+        ids=tuple(table.ids[row] for row in rows),
+        classes=table.classes,
+        probs=probs[rows],
+        exclusive=table.exclusive,
+        held_out=np.ones(len(rows), np.bool_),
+        folds=folds[rows],
+    )
+
+
+def _with_quarantined(sheet: Predictions, table: Table) -> Predictions:
+    """Append the rows set aside, with their reason in place of probabilities."""
+    extra = len(table.quarantined)
+    nothing = np.full((extra, len(sheet.classes)), np.nan, np.float32)
+    folds = np.full(extra, ALWAYS_TRAINED, np.int16)
+    before = np.zeros(0, np.int16) if sheet.folds is None else sheet.folds
+    return Predictions(
+        ids=sheet.ids + tuple(row.id for row in table.quarantined),
+        classes=sheet.classes,
+        probs=np.concatenate([sheet.probs, nothing]),
+        exclusive=sheet.exclusive,
+        held_out=np.concatenate([sheet.held_out, np.zeros(extra, np.bool_)]),
+        folds=np.concatenate([before, folds]),
+        errors=(None,) * len(sheet) + tuple(row.reason for row in table.quarantined),
+    )
+
+
+def _score_sheet(sheet: Predictions, table: Table, rows: NDArray[np.intp]) -> tuple[Score, ...]:
+    groups = None if table.groups is None else [table.groups[row] for row in rows]
+    return score(
+        table.targets[rows],
+        sheet.probs,
+        exclusive=table.exclusive,
+        classes=table.classes,
+        folds=sheet.folds,
+        groups=groups,
+    )
+
+
+def write_instructions(run: Run, table: Table) -> str:
+    """Return the commands that use a finished run.
+
+    Args:
+        run: The run.
+        table: What it was trained on.
+    """
+    form = "submission" if table.layout.name != "memory" else "labels"
+    return (
+        f"predict new images:   loupe predict {run.folder} IMAGES --out predictions.csv\n"
+        f"as probabilities:     loupe predict {run.folder} IMAGES --out probabilities.csv "
+        "--format probabilities\n"
+        f"in the table's form:  loupe predict {run.folder} TABLE --out submission.csv "
+        f"--format {form}\n"
+        f"out-of-fold sheet:    {run.oof_file}\n"
+        f"scores:               {run.scores_file}\n"
+    )
+
+
+def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN; null stands for it."""
+    return {k: None if isinstance(v, float) and v != v else v for k, v in values.items()}  # noqa: PLR0124
+
+
+def _with_nan(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: float("nan") if v is None else v for k, v in values.items()}
+
+
+def _folds(table: Table) -> Int16:
+    if table.folds is None:
+        raise InputError("the table has no folds.")
+    return table.folds

@@ -1,0 +1,158 @@
+"""Pretrained weights in a local folder: find them, and read what they say.
+
+A safetensors file may carry `timm_arch`, `kwargs`, `mean` and `std` in its
+header; what it carries wins over timm's own configuration, since weights
+without their preprocessing are not a model. Only headers are read here: this
+module must not import torch or timm.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loupe.errors import WeightsError, shorten
+
+WEIGHTS_VARIABLE = "LOUPE_WEIGHTS"
+_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsFile:
+    """One file of pretrained weights, known by its header.
+
+    Attributes:
+        path: The safetensors file.
+        architecture: timm's name of the network, without a tag.
+        kwargs: Extra arguments of `timm.create_model` that the weights need.
+        mean: Mean per channel of the input, in [0, 1]; None if not said.
+        std: Deviation per channel of the input; None if not said.
+        parameters: Number of values in the file.
+    """
+
+    path: Path
+    architecture: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    parameters: int = 0
+
+
+def weights_folder(folder: str | Path | None) -> Path | None:
+    """Return the folder of local weights: the argument, else `$LOUPE_WEIGHTS`.
+
+    Args:
+        folder: What `--weights` gave, or None.
+
+    Raises:
+        WeightsError: the folder named does not exist.
+    """
+    named = folder or os.environ.get(WEIGHTS_VARIABLE)
+    if not named:
+        return None
+    path = Path(named)
+    if not path.is_dir():
+        origin = "--weights" if folder else f"${WEIGHTS_VARIABLE}"
+        raise WeightsError(f"{origin} names {path}, which is no folder.")
+    return path
+
+
+def list_weights(folder: Path) -> tuple[WeightsFile, ...]:
+    """Read the header of every safetensors file of a folder, in order of name.
+
+    Args:
+        folder: Where to look; sub-folders are not searched.
+
+    Raises:
+        WeightsError: a file's header cannot be read.
+    """
+    return tuple(read_header(path) for path in sorted(folder.glob("*.safetensors")))
+
+
+def find_weights(name: str, folder: Path | None) -> WeightsFile | None:
+    """Find the local weights of a network.
+
+    A file fits if its name without suffix is `name`, or if its architecture is
+    `name` without the tag after the dot; the exact file name wins.
+
+    Args:
+        name: timm name, with or without a tag.
+        folder: Local weights, or None.
+    """
+    files = () if folder is None else list_weights(folder)
+    exact = [file for file in files if file.path.stem == name]
+    alike = [file for file in files if file.architecture == name.partition(".")[0]]
+    return next(iter(exact + alike), None)
+
+
+def read_header(path: Path) -> WeightsFile:
+    """Read what a safetensors file says of itself.
+
+    Args:
+        path: The file.
+
+    Raises:
+        WeightsError: the file is no safetensors file, or its metadata is not
+            what Loupe expects.
+
+    References:
+        safetensors format: 8 bytes of header length (little endian), then JSON.
+    """
+    try:
+        header = _load_header(path)
+        meta = header.pop("__metadata__", {})
+        return WeightsFile(
+            path=path,
+            architecture=meta.get("timm_arch", path.stem.partition(".")[0]),
+            kwargs=json.loads(meta.get("kwargs", "{}")),
+            mean=_floats(meta.get("mean")),
+            std=_floats(meta.get("std")),
+            parameters=sum(math.prod(entry["shape"]) for entry in header.values()),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(
+            f"{path}: not readable as a safetensors file ({error}); copy it again."
+        ) from None
+
+
+def explain_missing(name: str, folder: Path | None) -> str:
+    """Say how to get the weights of a network and where to put them.
+
+    Args:
+        name: timm name that was asked for.
+        folder: Local folder that was searched, or None.
+    """
+    if folder is None:
+        looked = f"no local folder was named (--weights DIR or ${WEIGHTS_VARIABLE})"
+    else:
+        held = [file.path.stem for file in list_weights(folder)]
+        looked = f"{folder} holds {shorten(held) if held else 'no safetensors file'}"
+    return (
+        f"pretrained weights of {name!r} were not found: {looked}, and timm's hub could not be "
+        f"reached. On a machine with network, run\n"
+        f'  python -c "import timm; from safetensors.torch import save_file; '
+        f"save_file(timm.create_model('{name}', pretrained=True).state_dict(), "
+        f"'{name}.safetensors')\"\n"
+        f"put the file into a folder and pass --weights FOLDER; or start from scratch with "
+        f"--set network.pretrained=false."
+    )
+
+
+def _load_header(path: Path) -> dict[str, Any]:
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 0 < length <= min(_MAX_HEADER_BYTES, path.stat().st_size):
+            raise ValueError(f"header of {length} bytes")
+        header = json.loads(stream.read(length))
+    if not isinstance(header, dict):
+        raise TypeError("header is no JSON object")
+    return header
+
+
+def _floats(text: str | None) -> tuple[float, ...] | None:
+    return None if text is None else tuple(float(value) for value in json.loads(text))
