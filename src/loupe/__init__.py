@@ -1,1 +1,121 @@
-"""Loupe turns a table of labelled images into a model you can trust and ship."""
+"""Loupe turns a table of labelled images into a model you can trust and ship.
+
+The public names are those of `__all__`; each is loaded when it is first used,
+so that `import loupe` is quick and loads no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loupe.checking import CheckReport, check
+    from loupe.demonstration import Demo, demo
+    from loupe.errors import (
+        AlignmentError,
+        ExportError,
+        ImageError,
+        InputError,
+        LeakageError,
+        LoupeError,
+        MaskError,
+        MissingExtraError,
+        RecipeError,
+        RunError,
+        TableError,
+        WeightsError,
+    )
+    from loupe.inference import predict
+    from loupe.layouts import read_table
+    from loupe.predictions import Predictions
+    from loupe.recipe import Recipe, read_recipe
+    from loupe.runs import Run, open_run
+    from loupe.splitting import split
+    from loupe.table import Table
+    from loupe.training import train
+
+_HOMES = {
+    "checking": ("CheckReport", "check"),
+    "demonstration": ("Demo", "demo"),
+    "errors": (
+        "AlignmentError",
+        "ExportError",
+        "ImageError",
+        "InputError",
+        "LeakageError",
+        "LoupeError",
+        "MaskError",
+        "MissingExtraError",
+        "RecipeError",
+        "RunError",
+        "TableError",
+        "WeightsError",
+    ),
+    "inference": ("predict",),
+    "layouts": ("read_table",),
+    "predictions": ("Predictions",),
+    "recipe": ("Recipe", "read_recipe"),
+    "runs": ("Run", "open_run"),
+    "splitting": ("split",),
+    "table": ("Table",),
+    "training": ("train",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AlignmentError",
+    "CheckReport",
+    "Demo",
+    "ExportError",
+    "ImageError",
+    "InputError",
+    "LeakageError",
+    "LoupeError",
+    "MaskError",
+    "MissingExtraError",
+    "Predictions",
+    "Recipe",
+    "RecipeError",
+    "Run",
+    "RunError",
+    "Table",
+    "TableError",
+    "WeightsError",
+    "check",
+    "demo",
+    "open_run",
+    "predict",
+    "read_recipe",
+    "read_table",
+    "split",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first asked for."""
+    if name == "__version__":
+        return metadata.version("loupe-vision")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'loupe' has no attribute {name!r}")
+    try:
+        value = getattr(import_module(f"loupe.{_HOME_OF[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name not in _TRAIN_EXTRA:
+            raise
+        from loupe.errors import MissingExtraError
+
+        raise MissingExtraError(
+            f"loupe.{name} needs {error.name}; install it with: pip install 'loupe-vision[train]'"
+        ) from None
+    globals()[name] = value
+    return value
+
+
+_TRAIN_EXTRA = {"torch", "torchvision", "timm", "safetensors", "huggingface_hub"}
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return [*__all__, "__version__"]

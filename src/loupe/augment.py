@@ -235,12 +235,12 @@ def apply_to_masks(masks: Masks, drawn: Drawn) -> Masks:
             "uint8 or bool."
         )
     _check_size(masks.shape, drawn, "masks")
-    moved = warp(masks.view(np.uint8), drawn.geometry, nearest=True)
+    plain = masks.view(np.uint8)
+    moved = warp(plain, drawn.geometry, nearest=True)
     for look in drawn.looks:
         if isinstance(look, Shuffle):
             moved = shuffle_tiles(moved, look)
-    result: Masks = moved.view(masks.dtype)
-    return result
+    return masks if moved is plain else moved.view(masks.dtype)
 
 
 def augment_image(image: UInt8, steps: Sequence[AnyStep], rng: np.random.Generator) -> UInt8:
@@ -338,20 +338,23 @@ def _suggest_step(name: str) -> str:
 
 def _explain(error: ValidationError, kind: type[AnyStep]) -> list[str]:
     """Say in one line each what a step's parameters got wrong."""
-    lines: dict[str, None] = {}
+    known = set(kind.model_fields) - {"name"}
+    lines: dict[str, str] = {}
     for finding in error.errors(include_url=False):
-        where = str(finding["loc"][0]) if finding["loc"] else "parameters"
+        where = str(finding["loc"][0]) if finding["loc"] else ""
+        text = finding["msg"].removeprefix("Value error, ")
+        text = text[0].lower() + text[1:]
         if finding["type"] == "extra_forbidden":
-            known = set(kind.model_fields) - {"name"}
             hint = suggest(where, known) or f"; expected one of {shorten(sorted(known))}"
-            lines[f"{where!r}: not a parameter{hint}"] = None
+            lines[where] = f"{where!r}: not a parameter{hint}"
         elif finding["type"] == "missing":
-            lines[f"{where}: not given, but needed"] = None
+            lines[where] = f"{where}: not given, but needed"
+        elif where in lines:
+            # Several forms are accepted and none fits; they belong together.
+            lines[where] += f" or {text}"
         else:
-            text = finding["msg"].removeprefix("Value error, ")
-            found = f"found {finding['input']!r}; " if finding["loc"] else ""
-            lines[f"{where}: {found}{text[0].lower()}{text[1:]}"] = None
-    return list(lines)
+            lines[where] = f"{where}: found {finding['input']!r}; {text}" if where else text
+    return list(lines.values())
 
 
 def _describe(step: AnyStep) -> str:

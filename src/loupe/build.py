@@ -37,6 +37,7 @@ class Classifier(nn.Module):
 
     Args:
         backbone: Maps (B, 3, H, W) to pooled (B, D) features.
+        features: D.
         classes: Number of columns C.
         spec: How images are prepared; its mean and deviation are used here.
         dropout: Share of features dropped while training.
@@ -48,11 +49,13 @@ class Classifier(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, backbone: nn.Module, classes: int, spec: InputSpec, dropout: float) -> None:
+    def __init__(
+        self, backbone: nn.Module, features: int, classes: int, spec: InputSpec, dropout: float
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(int(backbone.num_features), classes)  # type: ignore[arg-type]
+        self.head = nn.Linear(features, classes)
         shape = (1, spec.channels, 1, 1)
         self.register_buffer("mean", torch.tensor(spec.mean).reshape(shape) * 255)
         self.register_buffer("scale", 1 / (torch.tensor(spec.std).reshape(shape) * 255))
@@ -139,12 +142,16 @@ def build_network(
     check_network(network)
     file = find_weights(network.name, weights) if network.pretrained else None
     options = _timm_options(network, spec, file)
+    pretrained = start and network.pretrained
     # Forked so that the caller's random state is untouched.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        pretrained = start and network.pretrained
-        backbone = _create_backbone(network, options, file, spec, pretrained=pretrained)
-        return Classifier(backbone, classes, spec, network.dropout)
+        try:
+            backbone = _create_backbone(network, options, file, spec, pretrained=pretrained)
+        except (OSError, LookupError) as error:
+            detail = str(error).strip().partition("\n")[0][:200]
+            raise WeightsError(f"{explain_missing(network.name, weights)}\n({detail})") from None
+        return Classifier(backbone, _count_features(backbone, spec), classes, spec, network.dropout)
 
 
 def build_loss(loss: Loss, *, exclusive: bool, class_weights: Tensor | None) -> LossFunction:
@@ -293,6 +300,8 @@ def _match_channels(values: tuple[float, ...], channels: int) -> tuple[float, ..
 
 def _timm_options(network: Network, spec: InputSpec, file: WeightsFile | None) -> dict[str, Any]:
     options: dict[str, Any] = {"num_classes": 0, "in_chans": spec.channels}
+    if network.pool != "default":
+        options["global_pool"] = network.pool
     if network.drop_path:
         options["drop_path_rate"] = network.drop_path
     if file is not None:
@@ -320,7 +329,7 @@ def _create_backbone(
         if "img_size" not in str(error):
             raise
         return _create(name, options)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         raise RecipeError(f"network {network.name!r} could not be built: {error}") from None
 
 
@@ -330,13 +339,19 @@ def _create(name: str, options: dict[str, Any]) -> nn.Module:
         # Without this the hub's client retries for most of a minute; files it
         # downloaded earlier are still found.
         hub.HF_HUB_OFFLINE = True
-    try:
-        module: nn.Module = timm.create_model(name, **options)
-    except (OSError, LookupError) as error:
-        if not from_hub:
-            raise
-        raise WeightsError(f"{explain_missing(name, None)}\n({_first_line(error)})") from None
+    module: nn.Module = timm.create_model(name, **options)
     return module
+
+
+@torch.inference_mode()
+def _count_features(backbone: nn.Module, spec: InputSpec) -> int:
+    """Measured, because timm's `num_features` is not always what comes out."""
+    training = backbone.training
+    blank = torch.zeros(1, spec.channels, spec.height, spec.width)
+    try:
+        return int(backbone.eval()(blank).shape[1])
+    finally:
+        backbone.train(training)
 
 
 def _hub_resolves() -> bool:
@@ -346,10 +361,6 @@ def _hub_resolves() -> bool:
     except OSError:
         return False
     return True
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200]
 
 
 def _smooth(targets: Tensor, smoothing: float, *, exclusive: bool) -> Tensor:

@@ -21,9 +21,10 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
+from loupe.decoding import read_image
 from loupe.errors import ImageError, TableError
 from loupe.executors import count_cores
-from loupe.images import InputSpec, prepare_image, read_image
+from loupe.images import InputSpec, prepare_image
 
 UInt8 = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
@@ -51,7 +52,7 @@ class Pixels:
     def __getitem__(self, row: int) -> UInt8:
         """Return one prepared image, (H, W, C) uint8."""
         if self.cache is not None:
-            return self.cache[row]
+            return np.asarray(self.cache[row])
         return prepare_image(read_image(self.images[row]), self.spec)
 
     def __len__(self) -> int:
@@ -130,9 +131,10 @@ def _stale_rows(path: Path, stamps: list[list[int]]) -> list[int] | None:
     """Rows whose file changed since the cache was made; None if there is none."""
     try:
         known = json.loads(path.with_suffix(".json").read_text())["stamps"]
-    except (OSError, ValueError, KeyError):
-        return None
-    if not path.is_file() or len(known) != len(stamps):
+        cached = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # absent, or cut off by a full disk: made anew
+    if len(cached) != len(stamps) or len(known) != len(stamps):
         return None
     return [row for row, stamp in enumerate(stamps) if known[row] != stamp]
 

@@ -12,9 +12,7 @@ import csv
 import io
 import itertools
 import math
-import os
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from loupe.errors import TableError, shorten, suggest
+from loupe.files import replacing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,7 +140,7 @@ def write_cells(
     everything = rows if header is None else [header, *rows]
     # A bare "\r" is not quoted by every Python, and would read back as a line end.
     odd = any("\r" in cell for row in everything for cell in row)
-    with _replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as out:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as out:
         writer = csv.writer(
             out,
             delimiter=separator,
@@ -149,20 +148,6 @@ def write_cells(
             quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL,
         )
         writer.writerows(everything)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)  # mkstemp's 0600 would keep colleagues out
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_csv(path: Path) -> Cells:

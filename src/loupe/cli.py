@@ -65,14 +65,15 @@ def table_options(command: Command) -> Command:
         click.option("--images", type=click.Path(path_type=Path), help="Folder of the images."),
         click.option("--image-column", help="Column with the image's file name."),
         click.option("--label-column", help="Column with the label, or several with commas."),
+        click.option("--group-column", help="Column whose equal values must share a fold."),
         click.option(
             "--names", type=click.Path(path_type=Path), help="JSON from number to class name."
         ),
         click.option("--masks", type=click.Path(path_type=Path), help="Folder of mask images."),
+        click.option("--any-class", help="Make one column of this name: any class but --negative."),
         click.option(
-            "--any", "any_class", help="Make one column of this name: any class but --negative."
+            "--negative", help="The label that means nothing is there (with --any-class)."
         ),
-        click.option("--negative", help="The label that means nothing is there (with --any)."),
     ]
     return functools.reduce(lambda made, option: option(made), reversed(options), command)
 
@@ -90,19 +91,21 @@ def table_options(command: Command) -> Command:
 def check(
     table: Path, out: Path, quarantine: Path | None, jobs: int | None, **reading: Any
 ) -> None:
-    """Decode every file once; list what is damaged, odd, copied or contradicting.
+    """List what is damaged, odd, copied or contradicting.
 
+    Every file is decoded once.
     Exit code 1 if anything must be fixed.
     """
-    from loupe import checking
+    import loupe
+    from loupe.checking import write_check
     from loupe.rewrites import write_quarantine
 
     found = _read(table, reading)
     reporter = _reporter()
     reporter.begin("check", len(found))
-    report = checking.check(found, jobs=jobs, progress=reporter.advance)
+    report = loupe.check(found, jobs=jobs, progress=reporter.advance)
     reporter.end()
-    checking.write_check(report, out)
+    write_check(report, out)
     _show_check(report, out)
     bad = report.quarantined()
     if quarantine is not None and report.must_fix:
@@ -132,21 +135,22 @@ def check(
 @click.option("--allow-leak", is_flag=True, help="Go on without groups; scores are stamped.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The new table.")
 def split(table: Path, out: Path, stratify: str, no_shuffle: bool, **options: Any) -> None:
-    """Add the columns fold and group; copies of an image never cross folds."""
-    from loupe import splitting
+    """Add a fold column; copies never cross folds."""
+    import loupe
     from loupe.rewrites import append_columns
+    from loupe.splitting import added_columns
 
     reading, options = _part(options)
     found = _read(table, reading)
-    made = splitting.split(
+    made = loupe.split(
         found,
         stratify=stratify == "auto",
         shuffle=not no_shuffle,
         reporter=_reporter(),
         **options,
     )
-    append_columns(made, table, out, splitting.added_columns(made))
-    images = reading["images"] or table.parent
+    append_columns(made, table, out, added_columns(made))
+    images = reading["images"] or (table if table.is_dir() else table.parent)
     click.echo(f"wrote {out}; next: loupe train {out} --images {images}")
 
 
@@ -175,16 +179,16 @@ def split(table: Path, out: Path, stratify: str, no_shuffle: bool, **options: An
     help="Limit of the decode cache.",
 )  # fmt: skip
 def train(table: Path, recipes: tuple[Path, ...], cache_gb: float, **options: Any) -> None:
-    """Train on k folds; score every row by a network that has not seen it.
+    """Train on k folds and score every held-out row.
 
     Without RECIPES one is picked from the data. The same command continues an
     interrupted run.
     """
-    from loupe import training
+    import loupe
 
     reading, options = _part(options)
     found = _read(table, reading)
-    run = training.train(
+    run = loupe.train(
         found,
         recipes,
         name=table.stem,
@@ -217,16 +221,16 @@ def train(table: Path, recipes: tuple[Path, ...], cache_gb: float, **options: An
 def predict(
     run: Path, source: Path, out: Path, views: int | None, device: str, **options: Any
 ) -> None:
-    """Predict a folder or table of images with all folds of a run.
+    """Predict images with all folds of a run.
 
     Exit code 1 if some images could not be read; their rows say why.
     """
-    from loupe import inference
+    import loupe
     from loupe.predictions import decide_plainly
 
     reading, writing = _part(options)
     table = _read(source, reading)
-    predictions = inference.predict(run, table, views=views, device=device, reporter=_reporter())
+    predictions = loupe.predict(run, table, views=views, device=device, reporter=_reporter())
     decisions = decide_plainly(predictions)
     _write_predictions(run, predictions, decisions, out, writing)
     _show_shares(predictions, decisions)
@@ -245,11 +249,18 @@ def predict(
     "--out", default="demo", type=click.Path(path_type=Path), show_default=True, help="Folder."
 )
 def demo(out: Path) -> None:
-    """Make a sample data set and do the whole job on it, in about two minutes."""
-    from loupe import demonstration
+    """Do the whole job on a sample data set."""
+    import loupe
+    from loupe.predictions import decide_plainly
+    from loupe.terminal import make_console, show_check
 
-    run = demonstration.demo(out, reporter=_reporter(), echo=click.echo)
-    _show_run(run)
+    made = loupe.demo(out, reporter=_reporter())
+    show_check(make_console(), made.report)
+    planted = len(made.truth.duplicates)
+    click.echo(f"copies planted: {planted}, found: {made.found_copies}\n")
+    _show_run(made.run)
+    _show_shares(made.predictions, decide_plainly(made.predictions))
+    click.echo(f"\nyour own images: loupe train {made.truth.table} --images {made.truth.images}")
 
 
 def _part(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -28,8 +28,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from loupe.decoding import UInt8
 from loupe.errors import InputError
-from loupe.images import UInt8
 
 Float16 = NDArray[np.float16]
 Float32 = NDArray[np.float32]

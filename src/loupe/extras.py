@@ -7,6 +7,7 @@ decide a fold or a group.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,10 +15,37 @@ import numpy as np
 
 from loupe.cells import Cells, read_cells
 from loupe.columns import EXTRA_COLUMNS
-from loupe.errors import TableError
+from loupe.errors import TableError, shorten, suggest
 from loupe.table import HOLDOUT, Float32, Int16, Quarantined
 
 _T = TypeVar("_T")
+
+
+def name_groups(cells: Cells, column: str | None) -> Cells:
+    """Take another column for `group`, if one is named.
+
+    Args:
+        cells: The table.
+        column: The column whose equal values belong together; None changes
+            nothing.
+
+    Raises:
+        TableError: there is no such column, or one named `group` besides.
+    """
+    if column is None or column == "group":
+        return cells
+    if column not in cells.header:
+        raise TableError(
+            f"{cells.where}: there is no column {column!r} to group by"
+            f"{suggest(column, cells.header)} (columns: {shorten(cells.header)})."
+        )
+    if "group" in cells.header:
+        raise TableError(
+            f"{cells.where}: --group-column {column} was given, but there is a column 'group' too; "
+            "leave the option out, or rename that column."
+        )
+    renamed = tuple("group" if name == column else name for name in cells.header)
+    return replace(cells, header=renamed)
 
 
 def read_groups(cells: Cells, rows: Sequence[int]) -> tuple[str, ...] | None:

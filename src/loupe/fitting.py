@@ -30,6 +30,7 @@ from loupe.build import (
 from loupe.data import Batch, Rows, Samples, load_batches, order_batches, stack_images
 from loupe.errors import LoupeError
 from loupe.recipe import FullStage, HeadStage, Recipe
+from loupe.table import Float32
 
 L2_GRID = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4)
 """Ridge penalties tried by `l2: auto`, strongest first (each starts the next)."""
@@ -126,17 +127,23 @@ def fit(network: Classifier, task: Task, progress: Progress, on_epoch: OnEpoch) 
     while progress.stage < len(task.recipe.stages):
         stage = task.recipe.stages[progress.stage]
         if isinstance(stage, HeadStage):
-            on_epoch(_fit_head_stage(network, stage, task, progress), network, progress)
+            epoch = _fit_head_stage(network, stage, task, progress)
+            _enter_next_stage(progress)
+            # Told last, so that a continued training does not fit and count it twice.
+            on_epoch(epoch, network, progress)
         else:
             network = _fit_full_stage(network, stage, task, progress, on_epoch)
-        progress.stage += 1
-        progress.epoch, progress.optimizer, progress.average = 0, None, None
-        progress.best, progress.best_loss, progress.stale = None, float("inf"), 0
+            _enter_next_stage(progress)
     return network.eval()
 
 
 def fit_logistic(
-    features: Tensor, targets: Tensor, loss: LossFunction, l2: float, start: tuple[Tensor, Tensor]
+    features: Tensor,
+    targets: Tensor,
+    loss: LossFunction,
+    l2: float,
+    start: tuple[Tensor, Tensor],
+    row_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Minimise mean loss + l2/2 |W|^2 by L-BFGS.
 
@@ -149,9 +156,11 @@ def fit_logistic(
         loss: From `build_loss`.
         l2: Ridge penalty.
         start: Weight and bias to start from.
+        row_weights: Weight of each row in the loss, or None.
 
     Shape:
         features: (N, D). targets: (N, C). weight: (C, D). bias: (C,).
+        row_weights: (N,).
 
     Returns:
         Weight and bias.
@@ -173,12 +182,18 @@ def fit_logistic(
     def objective() -> Tensor:
         solver.zero_grad()
         logits = functional.linear(features, weight, bias)
-        value = loss(logits, targets, None) + 0.5 * l2 * weight.square().sum()
+        value = loss(logits, targets, row_weights) + 0.5 * l2 * weight.square().sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
     solver.step(objective)  # type: ignore[no-untyped-call]
     return weight.detach(), bias.detach()
+
+
+def _enter_next_stage(progress: Progress) -> None:
+    progress.stage += 1
+    progress.epoch, progress.optimizer, progress.average = 0, None, None
+    progress.best, progress.best_loss, progress.stale = None, float("inf"), 0
 
 
 def _fit_head_stage(network: Classifier, stage: HeadStage, task: Task, progress: Progress) -> Epoch:
@@ -191,13 +206,15 @@ def _fit_head_stage(network: Classifier, stage: HeadStage, task: Task, progress:
     fitted = _Flat.of(task.features, task.samples, kept, mean, scale)
     start = _zero_head(network, fitted.features)
     l2 = stage.l2 if stage.l2 != "auto" else _choose_l2(task, loss, mean, scale, start)
-    weight, bias = fit_logistic(fitted.features, fitted.targets, loss, l2, start)
+    weight, bias = fit_logistic(
+        fitted.features, fitted.targets, loss, l2, start, fitted.row_weights
+    )
     weight = weight * scale
     with torch.no_grad():
         network.head.weight.copy_(weight)
         network.head.bias.copy_(bias - weight @ mean)
     logits = functional.linear(fitted.features, weight / scale, bias)
-    final = float(loss(logits, fitted.targets, None))
+    final = float(loss(logits, fitted.targets, fitted.row_weights))
     progress.total_epochs += 1
     return Epoch(progress.stage, 0, final, None, 0.0, {"l2": l2})
 
@@ -208,14 +225,22 @@ class _Flat:
 
     features: Tensor
     targets: Tensor
+    row_weights: Tensor | None
 
     @classmethod
     def of(
         cls, features: Tensor, samples: Samples, rows: Rows, mean: Tensor, scale: Tensor
     ) -> _Flat:
         chosen = (features[rows] - mean) * scale
-        targets = torch.from_numpy(samples.targets[rows]).to(features.device)
-        return cls(chosen.flatten(0, 1), targets.repeat_interleave(chosen.shape[1], dim=0))
+        views = chosen.shape[1]
+
+        def repeat(values: Float32) -> Tensor:
+            return (
+                torch.from_numpy(values[rows]).to(features.device).repeat_interleave(views, dim=0)
+            )
+
+        weights = None if samples.weights is None else repeat(samples.weights)
+        return cls(chosen.flatten(0, 1), repeat(samples.targets), weights)
 
 
 def _standardise(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -244,9 +269,9 @@ def _choose_l2(
     judged = _Flat.of(task.features, task.samples, task.inner, mean, scale)
     losses = []
     for l2 in L2_GRID:
-        start = fit_logistic(fitted.features, fitted.targets, loss, l2, start)
+        start = fit_logistic(fitted.features, fitted.targets, loss, l2, start, fitted.row_weights)
         logits = functional.linear(judged.features, *start)
-        losses.append(float(loss(logits, judged.targets, None)))
+        losses.append(float(loss(logits, judged.targets, judged.row_weights)))
     return L2_GRID[min(range(len(losses)), key=losses.__getitem__)]
 
 

@@ -21,10 +21,11 @@ from torch import Tensor
 from loupe.build import Classifier, build_network
 from loupe.caching import Pixels
 from loupe.data import Rows, stack_images
+from loupe.decoding import read_image
 from loupe.errors import ImageError, InputError, RunError
 from loupe.executors import count_cores
 from loupe.fitting import autocast
-from loupe.images import InputSpec, prepare_image, read_image
+from loupe.images import InputSpec, prepare_image
 from loupe.predictions import Predictions
 from loupe.progress import Reporter, Silent
 from loupe.recipe import HeadStage, Recipe
@@ -57,7 +58,7 @@ def choose_device(name: str) -> str:
 def arrange_memory(network: Classifier, recipe: Recipe) -> Classifier:
     """Put a network's weights into the memory format that the probe chose."""
     if recipe.engine.channels_last is True:
-        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        return network.to(memory_format=torch.channels_last)
     return network
 
 
@@ -227,6 +228,9 @@ def predict(
     )
 
 
+_Shared = tuple[Classifier, tuple[torch.nn.Linear, ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
     """One member: backbones with the heads that share each of them."""
@@ -235,7 +239,7 @@ class _Part:
     recipe: Recipe
     views: tuple[ViewName, ...]
     device: str
-    networks: tuple[tuple[Classifier, tuple[torch.nn.Linear, ...]], ...]
+    networks: tuple[_Shared, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +260,7 @@ def _load_ensemble(run: Run, table: Table, views: int | None, device: str) -> li
         loaded = [load_network(member, recipe, k, len(table.classes)) for k in run.folds]
         loaded = [arrange_memory(network.to(device), recipe) for network in loaded]
         chosen = recipe.tta if views is None else first_views(views)
-        networks = tuple((network, (network.head,)) for network in loaded)
+        networks: tuple[_Shared, ...] = tuple((network, (network.head,)) for network in loaded)
         if all(isinstance(stage, HeadStage) for stage in recipe.stages):
             # Folds differ in the last layer only: one pass serves them all.
             networks = ((loaded[0], tuple(network.head for network in loaded)),)

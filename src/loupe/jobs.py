@@ -15,19 +15,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from loupe.build import Classifier, build_network
 from loupe.caching import Pixels, read_pixels
 from loupe.data import Rows, Samples
 from loupe.errors import InputError
 from loupe.executors import count_cores
+from loupe.files import replacing, write_json, write_text
 from loupe.fitting import Epoch, Progress, Task, fit
 from loupe.folds import inner_split
 from loupe.inference import score_features, score_rows
 from loupe.predictions import Predictions, write_predictions
 from loupe.recipe import HeadStage, Recipe
-from loupe.runs import Fold, Run, append_event, open_run, replacing, write_json, write_text
+from loupe.runs import Fold, Run, append_event, open_run
 from loupe.table import HOLDOUT, Float32, Int16, Table
 from loupe.tta import ViewName
 
@@ -66,8 +67,9 @@ def run_job(job: Job) -> None:
     network = _resume(run, job, task, progress)
 
     def on_epoch(epoch: Epoch, current: Classifier, now: Progress) -> None:
+        # The history comes first: lines past the state are cut when the epoch is repeated.
+        _append_history(files, epoch, now.total_epochs)
         _save_state(files, current, now)
-        _append_history(files, epoch)
         append_event(
             run.log, "epoch", member=job.member, fold=job.fold, **_without_none(asdict(epoch))
         )
@@ -78,6 +80,7 @@ def run_job(job: Job) -> None:
     _save_fold(run, job, network, held, probs)
     seconds = round(time.perf_counter() - started, 2)
     write_json(files.done_mark, {"seconds": seconds})
+    files.state.unlink(missing_ok=True)
     append_event(run.log, "fold", member=job.member, fold=job.fold, seconds=seconds)
 
 
@@ -161,7 +164,7 @@ def _resume(run: Run, job: Job, task: Task, progress: Progress) -> Classifier:
     member = run.member(job.member)
     files = member.fold(job.fold)
     classes = task.samples.targets.shape[1]
-    started = files.state.is_file() and files.weights.is_file()
+    started = files.state.is_file()
     network = build_network(
         task.recipe,
         member.input_spec(),
@@ -171,17 +174,18 @@ def _resume(run: Run, job: Job, task: Task, progress: Progress) -> Classifier:
     )
     if started:
         state = torch.load(files.state, map_location=job.device, weights_only=True)
-        for name, value in state.items():
+        for name, value in state["progress"].items():
             setattr(progress, name, value)
-        network.load_state_dict(load_file(files.weights))
+        network.load_state_dict(state["network"])
     if task.recipe.engine.channels_last is True:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(memory_format=torch.channels_last)
     return network
 
 
 def _save_state(files: Fold, network: Classifier, progress: Progress) -> None:
-    _save_weights(files, network)
-    state = {name: getattr(progress, name) for name in Progress.__slots__}
+    # One file, so that weights and counters can never be of two epochs.
+    counters = {name: getattr(progress, name) for name in Progress.__slots__}
+    state = {"network": network.state_dict(), "progress": counters}
     with replacing(files.state) as temporary:
         torch.save(state, temporary)
 
@@ -192,15 +196,17 @@ def _save_weights(files: Fold, network: Classifier) -> None:
         save_file(tensors, temporary)
 
 
-def _append_history(files: Fold, epoch: Epoch) -> None:
+def _append_history(files: Fold, epoch: Epoch, number: int) -> None:
+    """Write the line of one epoch, the `number`-th of all stages, from 1."""
     row = {k: v for k, v in asdict(epoch).items() if k != "notes"}
     lines = io.StringIO()
     writer = csv.DictWriter(lines, list(row), lineterminator="\n")
-    before = files.history.read_text(encoding="utf-8") if files.history.is_file() else ""
-    if not before:
-        writer.writeheader()
+    writer.writeheader()
+    if files.history.is_file():
+        written = files.history.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines.writelines(written[1:number])
     writer.writerow(row)
-    write_text(files.history, before + lines.getvalue())
+    write_text(files.history, lines.getvalue())
 
 
 def _predict_held_out(network: Classifier, task: Task, held: Rows, run: Run, job: Job) -> Float32:
@@ -237,7 +243,6 @@ def _save_fold(
     )
     with replacing(files.predictions) as temporary:
         write_predictions(temporary, {job.member: sheet}, table.targets[held])
-    files.state.unlink(missing_ok=True)
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:

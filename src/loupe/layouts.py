@@ -28,7 +28,7 @@ from loupe.columns import (
     refuse_repeats,
 )
 from loupe.errors import TableError, shorten, suggest
-from loupe.extras import read_folds, read_groups, read_quarantine, read_weights
+from loupe.extras import name_groups, read_folds, read_groups, read_quarantine, read_weights
 from loupe.labels import (
     Labels,
     encode_binary,
@@ -73,6 +73,7 @@ def read_table(
     masks: str | Path | None = None,
     any_class: str | None = None,
     negative: str | None = None,
+    group_column: str | None = None,
     layout: str | None = None,
 ) -> Table:
     """Read labelled images in any of `LAYOUTS`.
@@ -96,6 +97,8 @@ def read_table(
             has a pixel above 127.
         any_class: Collapse all classes but `negative` to one column of this name.
         negative: The class that means "none of the others".
+        group_column: The column whose equal values must share a fold; None takes
+            one named `group`.
         layout: One of `LAYOUTS`, if it is not to be found out; "images" reads no
             labels.
 
@@ -120,7 +123,7 @@ def read_table(
     elif path is not None and path.suffix.lower() == ".json":
         table = read_coco(path, folder, mapped)
     else:
-        cells = read_cells(source)
+        cells = name_groups(read_cells(source), group_column)
         columns = recognise_columns(
             cells,
             image_column=image_column,

@@ -60,7 +60,7 @@ class Predictions:
     @property
     def readable(self) -> Bools:
         """(N,) True where the row has probabilities."""
-        return ~np.isnan(self.probs).any(axis=1)
+        return np.asarray(~np.isnan(self.probs).any(axis=1), dtype=np.bool_)
 
 
 def average_sheets(sheets: Sequence[Predictions]) -> Predictions:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -32,7 +33,9 @@ Count = Annotated[int, Field(ge=1)]
 class _Part(BaseModel):
     """A frozen part of a recipe; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 def _pair(value: object) -> object:
@@ -47,6 +50,9 @@ class Network(_Part):
     """Any timm name, also with a weights tag: `resnet50.a1_in1k`."""
     pretrained: bool = True
     """Start from pretrained weights: the local folder first, then timm's hub."""
+    pool: Literal["default", "avg", "max", "avgmax", "catavgmax"] = "default"
+    """How the last feature map becomes one vector, for networks that can choose;
+    `catavgmax` keeps the largest value beside the mean: small defects survive."""
     dropout: Share = 0.0
     """Share of pooled features dropped before the last layer while training."""
     drop_path: Share = 0.0
@@ -222,7 +228,7 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    __import__("re").compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
 )
 
@@ -248,7 +254,12 @@ def _override(values: Mapping[str, Any], override: str) -> dict[str, Any]:
     if not equals or not path.strip():
         raise RecipeError(f"--set {override!r}: expected key=value, like optimizer.lr=1e-4.")
     keys = path.strip().split(".")
-    return _set(values, keys, _parse(text), override)
+    try:
+        value = _parse(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override!r}: not readable as YAML: {error}") from None
+    changed: dict[str, Any] = _set(values, keys, value, override)
+    return changed
 
 
 def _set(node: Any, keys: list[str], value: Any, override: str) -> Any:

@@ -1,4 +1,4 @@
-"""The run folder: every file name in it, atomic writes, and what is done.
+"""The run folder: every file name in it, and what is done.
 
     RUN/ manifest.json table.parquet versions.json log.jsonl
          oof.parquet scores.json instructions.txt
@@ -15,15 +15,15 @@ import contextlib
 import json
 import os
 import platform
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from loupe.errors import RunError, shorten
+from loupe.files import replacing, write_json, write_text
 from loupe.images import InputSpec
 from loupe.predictions import Predictions, read_predictions
 from loupe.recipe import Recipe, read_recipe, write_recipe
@@ -41,12 +41,12 @@ class Fold:
 
     @property
     def weights(self) -> Path:
-        """Weights after the last finished epoch."""
+        """Weights to predict with; there once the job is complete."""
         return self.folder / "last.safetensors"
 
     @property
     def state(self) -> Path:
-        """All else that continuing needs: optimizer, averages, counters."""
+        """All that continuing needs: weights, optimizer, averages, counters."""
         return self.folder / "state.pt"
 
     @property
@@ -230,41 +230,6 @@ def list_versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[library] = metadata.version(library)
     return found
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary file that takes the place of `path` if all went well.
-
-    Args:
-        path: The file that is to be whole or untouched; folders are made.
-
-    Yields:
-        The temporary file, in the same folder.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)  # mkstemp's 0600 would keep colleagues out
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write text, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def append_event(log: Path, event: str, **values: object) -> None:

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loupe.errors import InputError
-from loupe.metrics import Score, score
+from loupe.files import replacing, write_json, write_text
+from loupe.intervals import Score, score
 from loupe.predictions import Predictions, average_sheets, read_predictions, write_predictions
-from loupe.runs import Run, append_event, replacing, write_json, write_text
+from loupe.runs import Run, append_event
 from loupe.table import ALWAYS_TRAINED, Int16, Table
 
 

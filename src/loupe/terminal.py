@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.table import Table as Grid
 
 from loupe.checking import CheckReport
-from loupe.metrics import Score
+from loupe.intervals import Score
 
 _LINE_EVERY_S = 10.0  # plain output: one line in so many seconds
 

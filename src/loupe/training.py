@@ -21,14 +21,16 @@ from loupe.caching import DEFAULT_LIMIT_BYTES, open_pixels, read_pixels
 from loupe.defaults import choose_recipe
 from loupe.errors import RecipeError, TableError
 from loupe.executors import Executor, count_cores, map_jobs
+from loupe.files import replacing
 from loupe.folds import check_leaks
+from loupe.following import following
 from loupe.inference import choose_device, compute_features
 from loupe.jobs import Job, feature_views, head_only, run_job
 from loupe.layouts import read_table
 from loupe.probing import Timing, choose_engine
 from loupe.progress import Reporter, Silent
-from loupe.recipe import HeadStage, Recipe, read_recipe
-from loupe.runs import Run, append_event, create_run, replacing
+from loupe.recipe import FullStage, HeadStage, Recipe, read_recipe
+from loupe.runs import Run, append_event, create_run
 from loupe.scoring import finish_run
 from loupe.splitting import split
 from loupe.table import Table
@@ -272,14 +274,19 @@ def _run_jobs(
     on_cpu = bool(todo) and todo[0].device == "cpu"
     workers = jobs or (count_cores() if on_cpu else 1)
     quick = all(head_only(run.member(name).recipe()) for name in run.members)
-    reporter.begin("train", len(todo))
     # Fitting heads takes seconds; starting processes would take longer.
     chosen: Executor = "serial" if quick and executor == "processes" else executor
+    epochs = sum(_count_epochs(run.member(job.member).recipe()) for job in todo)
     threads_before = torch.get_num_threads()
+    reporter.begin("train (epochs of all folds)", epochs)
     try:
-        ended = map_jobs(run_job, todo, executor=chosen, workers=workers)
-        for done, _ in enumerate(ended, start=1):
-            reporter.advance(done)
+        with following(run.log, "epoch", reporter.advance):
+            for _ in map_jobs(run_job, todo, executor=chosen, workers=workers):
+                pass
     finally:
         torch.set_num_threads(threads_before)
-    reporter.end()
+    reporter.end(f"{len(run.members)} member(s), {len(run.folds)} folds")
+
+
+def _count_epochs(recipe: Recipe) -> int:
+    return sum(stage.epochs if isinstance(stage, FullStage) else 1 for stage in recipe.stages)

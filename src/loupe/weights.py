@@ -151,6 +151,10 @@ def _load_header(path: Path) -> dict[str, Any]:
         header = json.loads(stream.read(length))
     if not isinstance(header, dict):
         raise TypeError("header is no JSON object")
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    expected, found = 8 + length + max(ends, default=0), path.stat().st_size
+    if found != expected:
+        raise ValueError(f"{found:,} bytes long in place of {expected:,}")
     return header
 
 

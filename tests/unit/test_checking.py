@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loupe.checking import COLUMNS, RARE, Sizes, check, find_groups, write_check
+from loupe.checking import COLUMNS, Sizes, check, find_groups, write_check
 from loupe.errors import InputError
+from loupe.findings import RARE
 from loupe.table import Table
 
 
@@ -247,8 +248,9 @@ def test_an_empty_table_is_fine():
 def test_findings_are_written_as_csv(table, tmp_path):
     texture(0).save(table.images[1])
     report = check(table)
-    path = Path(tmp_path / "check.csv")
+    path = Path(tmp_path / "out" / "check.csv")
     write_check(report, path)
+    assert [p.name for p in path.parent.iterdir()] == ["check.csv"]
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS == ("id", "finding", "severity", "detail", "group")

@@ -13,7 +13,7 @@ from loupe.folds import (
 from loupe.table import ALWAYS_TRAINED, HOLDOUT
 
 GOLDEN_EXCLUSIVE = [2, 1, 0, 0, 3, 3, 3, 1, 1, 0, 2, 1, 1, 2, 0, 3, 2, 2, 0, 3]
-GOLDEN_GROUPED = [1, 1, 1, 2, 2, 2, 2, 2, 2, 0, 0, 0, 0, 1, 0, 1, 0, 1, 1, 0, 2, 0, 1, 2]
+GOLDEN_GROUPED = [0, 0, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 0, 1, 2, 2, 0, 0, 0, 0, 2, 2, 1, 2]
 
 
 def name(n: int) -> list[str]:

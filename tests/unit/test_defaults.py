@@ -1,0 +1,75 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from loupe.defaults import choose_recipe
+from loupe.recipe import FullStage, HeadStage, read_recipe, write_recipe
+from loupe.weights import find_weights
+
+import yaml
+
+
+def uneven(table, common, rare):
+    rows = np.repeat([0, 1], [common, rare])
+    n = len(rows)
+    return replace(
+        table,
+        ids=tuple(str(i) for i in range(n)),
+        images=(table.images[0],) * n,
+        targets=np.eye(2, dtype=np.float32)[rows],
+        groups=None,
+        folds=None,
+    )
+
+
+def test_without_weights_a_small_network_starts_from_nothing(exclusive):
+    choice = choose_recipe(exclusive, None, device="cpu")
+    assert not choice.recipe.network.pretrained
+    assert all(isinstance(stage, FullStage) for stage in choice.recipe.stages)
+    assert "no weights folder" in choice.reasons[0]
+    assert "--weights" in choice.reasons[0]
+
+
+def test_with_weights_the_largest_that_suits_is_probed_then_tuned(exclusive, weights):
+    choice = choose_recipe(exclusive, weights, device="cpu")
+    assert choice.recipe.network.name == "test_resnet"  # 0.47 M against 0.37 M
+    assert [type(stage) for stage in choice.recipe.stages] == [HeadStage, FullStage]
+    assert "test_resnet" in choice.reasons[0]
+    found = find_weights(choice.recipe.network.name, weights)
+    assert found.path.name in choice.reasons[0]
+
+
+def test_on_a_cpu_large_networks_are_left_out(exclusive, weights, monkeypatch):
+    monkeypatch.setattr("loupe.defaults.CPU_PARAMETERS", 400_000)
+    assert choose_recipe(exclusive, weights, device="cpu").recipe.network.name == "test_vit"
+    assert choose_recipe(exclusive, weights, device="cuda").recipe.network.name == "test_resnet"
+    monkeypatch.setattr("loupe.defaults.CPU_PARAMETERS", 1)
+    choice = choose_recipe(exclusive, weights, device="cpu")
+    assert not choice.recipe.network.pretrained
+    assert "holds none that fit" in choice.reasons[0]
+
+
+@pytest.mark.xfail(strict=True, reason="the reason names one file, training loads another")
+def test_of_two_files_of_a_network_the_one_named_is_used(exclusive, tmp_path, save_weights):
+    save_weights(tmp_path, "test_resnet", file="test_resnet.a")
+    save_weights(tmp_path, "test_resnet", file="test_resnet.b")
+    choice = choose_recipe(exclusive, tmp_path, device="cpu")
+    found = find_weights(choice.recipe.network.name, tmp_path)
+    assert found.path.name in choice.reasons[0]
+
+
+@pytest.mark.parametrize(("rare", "weighted"), [(21, "none"), (19, "balanced")])
+def test_classes_more_uneven_than_five_to_one_are_balanced(exclusive, rare, weighted):
+    choice = choose_recipe(uneven(exclusive, 100, rare), None, device="cpu")
+    assert choice.recipe.loss.class_weights == weighted
+    assert any("uneven" in reason for reason in choice.reasons) == (weighted == "balanced")
+
+
+def test_the_choice_is_a_recipe_that_can_be_written(exclusive, binary, weights):
+    for table in (exclusive, binary):
+        for folder in (None, weights):
+            first = choose_recipe(table, folder, device="cpu")
+            assert choose_recipe(table, folder, device="cpu") == first
+            text = write_recipe(first.recipe)
+            assert read_recipe(yaml.safe_load(text)) == first.recipe
