@@ -134,7 +134,7 @@ def name_result(result: Mapping[str, Any]) -> str:
     what = f"{result['benchmark']}-{job['data']}-{job['rows']}-rows"
     where = machine["accelerator"] or f"{machine['cpu']} {machine['cores']} cores"
     version = "torch" + result["versions"]["torch"].partition("+")[0]
-    date = re.sub(r"[-:]", "", result["date"])[:13]
+    date = result["date"][:16].replace("T", "-")
     return "__".join(slug(part) for part in (what, where, version, date))
 
 

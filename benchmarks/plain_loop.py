@@ -155,7 +155,7 @@ def read_metadata(weights: Path) -> dict[str, Any]:
     with safe_open(weights, "pt") as file:
         said = file.metadata() or {}
     name = said.get("timm_arch", weights.stem.partition(".")[0])
-    published = timm.get_pretrained_cfg(name)
+    published: Any = timm.get_pretrained_cfg(name)
     return {
         "name": name,
         "kwargs": json.loads(said.get("kwargs", "{}")),
@@ -221,8 +221,9 @@ def flatten_views(features: Floats) -> Floats:
 
 def predict_head(head: Pipeline, features: Floats) -> Floats:
     """Return the mean probabilities of both views."""
-    probs: Floats = head.predict_proba(flatten_views(features))
-    return probs.reshape(len(features), 2, -1).mean(axis=1)
+    probs = head.predict_proba(flatten_views(features))
+    mean: Floats = probs.reshape(len(features), 2, -1).mean(axis=1)
+    return mean
 
 
 @torch.no_grad()

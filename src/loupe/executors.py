@@ -9,8 +9,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from typing import Literal, TypeVar
+
+from loupe.errors import LoupeError
 
 Job = TypeVar("Job")
 Executor = Literal["serial", "processes"]
@@ -87,7 +90,17 @@ def _map_processes(
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
-                future.result()
+                _raise_failure(future)
                 yield places[future]
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _raise_failure(future: Future[object]) -> None:
+    try:
+        future.result()
+    except BrokenProcessPool:
+        raise LoupeError(
+            "a worker process ended before its job was done; most often the memory ran out. The "
+            "same command goes on from where it stopped; let fewer jobs run at a time (--jobs 1)."
+        ) from None

@@ -24,7 +24,8 @@ from rich.table import Table as Grid
 from loupe.checking import CheckReport
 from loupe.intervals import Score
 
-_LINE_EVERY_S = 10.0  # plain output: one line in so many seconds
+_LINE_EVERY_S = 30.0  # plain output: one line in so many seconds
+_CLASS_METRICS = ("average_precision", "f1", "precision", "recall")  # scores.json has all
 
 
 class BarReporter:
@@ -165,7 +166,7 @@ def _findings_grid(report: CheckReport) -> Grid:
     kinds = dict.fromkeys((f.severity, f.finding) for f in report.findings)
     for severity, kind in kinds:
         mine = [f for f in report.findings if (f.severity, f.finding) == (severity, kind)]
-        example = f"{mine[0].id}: {mine[0].detail}"
+        example = f"{mine[0].id}: {mine[0].detail}" if mine[0].id else mine[0].detail
         grid.add_row(kind, severity, f"{len(mine):,}", escape(example))
     return grid
 
@@ -184,7 +185,8 @@ def _overall_grid(scores: Sequence[Score]) -> Grid:
 
 
 def _class_grid(scores: Sequence[Score]) -> Grid:
-    metrics = list(dict.fromkeys(s.metric for s in scores))
+    held = {s.metric for s in scores}
+    metrics = [name for name in _CLASS_METRICS if name in held]
     grid = Grid(title="by class", title_justify="left", box=None, pad_edge=False)
     grid.add_column("class")
     grid.add_column("rows", justify="right")

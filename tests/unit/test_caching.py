@@ -8,8 +8,8 @@ import pytest
 
 from loupe import caching
 from loupe.caching import Pixels, cache_folder, open_pixels, read_pixels
-from loupe.errors import TableError
 from loupe.decoding import read_image
+from loupe.errors import TableError
 from loupe.images import InputSpec, prepare_image
 
 SPEC = InputSpec(height=8, width=12)

@@ -2,12 +2,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 
 from loupe.defaults import choose_recipe
 from loupe.recipe import FullStage, HeadStage, read_recipe, write_recipe
-from loupe.weights import find_weights
-
-import yaml
+from loupe.weights import find_weights, list_weights
 
 
 def uneven(table, common, rare):
@@ -33,7 +32,7 @@ def test_without_weights_a_small_network_starts_from_nothing(exclusive):
 
 def test_with_weights_the_largest_that_suits_is_probed_then_tuned(exclusive, weights):
     choice = choose_recipe(exclusive, weights, device="cpu")
-    assert choice.recipe.network.name == "test_resnet"  # 0.47 M against 0.37 M
+    assert choice.recipe.network.name == "test_resnet"
     assert [type(stage) for stage in choice.recipe.stages] == [HeadStage, FullStage]
     assert "test_resnet" in choice.reasons[0]
     found = find_weights(choice.recipe.network.name, weights)
@@ -41,7 +40,9 @@ def test_with_weights_the_largest_that_suits_is_probed_then_tuned(exclusive, wei
 
 
 def test_on_a_cpu_large_networks_are_left_out(exclusive, weights, monkeypatch):
-    monkeypatch.setattr("loupe.defaults.CPU_PARAMETERS", 400_000)
+    sizes = {file.architecture: file.parameters for file in list_weights(weights)}
+    monkeypatch.setattr("loupe.defaults.CPU_PARAMETERS", sizes["test_vit"])
+    assert sizes["test_vit"] < sizes["test_resnet"]
     assert choose_recipe(exclusive, weights, device="cpu").recipe.network.name == "test_vit"
     assert choose_recipe(exclusive, weights, device="cuda").recipe.network.name == "test_resnet"
     monkeypatch.setattr("loupe.defaults.CPU_PARAMETERS", 1)

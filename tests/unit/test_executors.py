@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from loupe.errors import TableError
+from loupe.errors import LoupeError, TableError
 from loupe.executors import count_cores, map_jobs, share_threads
 
 
@@ -17,6 +17,10 @@ def leave_mark(job: tuple[str, int]) -> None:
 def leave_process(job: tuple[str, int]) -> None:
     folder, number = job
     (Path(folder) / str(number)).write_text(str(os.getpid()))
+
+
+def die(job: int) -> None:
+    os._exit(job)
 
 
 @pytest.mark.parametrize("executor", ["serial", "processes"])
@@ -40,6 +44,11 @@ def test_the_first_error_stops_the_rest(tmp_path, executor):
     with pytest.raises(TableError, match="thirteen is refused"):
         list(map_jobs(leave_mark, jobs, executor=executor, workers=2))
     assert len(list(tmp_path.iterdir())) < len(jobs)
+
+
+def test_a_killed_process_is_explained():
+    with pytest.raises(LoupeError, match="--jobs 1"):
+        list(map_jobs(die, [9, 9], executor="processes", workers=2))
 
 
 def test_no_jobs_are_no_work():

@@ -131,7 +131,7 @@ def test_columns_that_stand_alone_are_fitted_one_by_one():
 def head_task(recipe, network, views=2, **more) -> Task:
     task = make_task(recipe, **more)
     images = torch.from_numpy(task.samples.pixels.images)
-    with torch.inference_mode():
+    with torch.no_grad():
         network.eval()
         seen = [network.features(images), network.features(images.flip(2))][:views]
         features = torch.stack(seen, dim=1)
@@ -232,7 +232,7 @@ def test_early_stopping_watches_its_own_rows_and_returns_the_best():
     best = min(range(len(told)), key=told.__getitem__)
     assert len(told) == min(12, best + 1 + 2)
     assert all(torch.equal(v, network.state_dict()[k]) for k, v in states[best].items())
-    assert task.samples.pixels.asked == set(range(8))
+    assert {6, 7} < task.samples.pixels.asked <= set(range(8))
 
 
 def test_frozen_statistics_are_those_of_the_start():
@@ -309,9 +309,7 @@ def test_an_interrupted_training_ends_bit_for_bit_alike(last):
     network.load_state_dict(saved["network"])
     torch.manual_seed(1234)
     later: list[int] = []
-    again = fit(
-        network, task, saved["progress"], lambda *told: later.append(told[2].total_epochs)
-    )
+    again = fit(network, task, saved["progress"], lambda *told: later.append(told[2].total_epochs))
     assert equal_states(whole, again)
     assert [*calls, *later] == list(range(1, len(calls) + len(later) + 1))
     assert not (finished and later)
