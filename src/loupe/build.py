@@ -24,8 +24,8 @@ from torch.nn import functional
 
 from loupe.errors import RecipeError, WeightsError, suggest
 from loupe.images import IMAGENET_MEAN, IMAGENET_STD, InputSpec
-from loupe.recipe import FullStage, Loss, Network, Recipe, Schedule
-from loupe.weights import WeightsFile, explain_missing, find_weights
+from loupe.recipe import FullStage, Loss, Network, Recipe, Schedule, Start
+from loupe.weights import digest_file, explain_missing, find_weights
 
 LossFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -78,18 +78,31 @@ class Classifier(nn.Module):
         return self.classify(self.features(images_BHWC))
 
 
-def check_network(network: Network) -> None:
-    """Raise unless timm knows the network's name.
+def find_start(recipe: Recipe, weights: Path | None) -> Start:
+    """Look up which network and which weights a recipe starts from.
+
+    Args:
+        recipe: Its `network`; a `start` found earlier is returned as it is.
+        weights: Local weights folder.
 
     Raises:
-        RecipeError: with the nearest names.
+        RecipeError: neither timm nor a local file has such a network.
     """
-    base = network.name.partition(".")[0]
+    if recipe.start.architecture:
+        return recipe.start
+    network = recipe.network
+    file = find_weights(network.name, weights) if network.pretrained else None
+    name = file.architecture if file else network.name
+    base = name.partition(".")[0]
     if not timm.is_model(base):
         raise RecipeError(
-            f"network.name is {network.name!r}: timm {timm.__version__} has no such network"
+            f"network.name is {network.name!r}: timm {timm.__version__} has no network {base!r}"
             f"{suggest(base, timm.list_models())}."
         )
+    if file is None:
+        return Start(architecture=name)
+    digest = digest_file(file.path)
+    return Start(architecture=name, kwargs=dict(file.kwargs), file=file.path.name, digest=digest)
 
 
 def resolve_input(recipe: Recipe, weights: Path | None) -> InputSpec:
@@ -103,10 +116,10 @@ def resolve_input(recipe: Recipe, weights: Path | None) -> InputSpec:
     Raises:
         RecipeError: timm has no such network.
     """
-    check_network(recipe.network)
-    published = timm.get_pretrained_cfg(recipe.network.name)
+    start = find_start(recipe, weights)
+    published = timm.get_pretrained_cfg(start.architecture)
     mean, std = (published.mean, published.std) if published else (IMAGENET_MEAN, IMAGENET_STD)
-    file = find_weights(recipe.network.name, weights) if recipe.network.pretrained else None
+    file = find_weights(recipe.network.name, weights) if start.file else None
     if file is not None and file.mean and file.std:
         mean, std = file.mean, file.std
     channels = recipe.input.channels
@@ -122,7 +135,7 @@ def resolve_input(recipe: Recipe, weights: Path | None) -> InputSpec:
 
 
 def build_network(
-    recipe: Recipe, spec: InputSpec, classes: int, *, weights: Path | None, start: bool = True
+    recipe: Recipe, spec: InputSpec, classes: int, *, weights: Path | None, load: bool = True
 ) -> Classifier:
     """Build a network; its initial values follow from the recipe's seed alone.
 
@@ -131,23 +144,24 @@ def build_network(
         spec: Input size, channels and normalisation.
         classes: Number of columns C.
         weights: Local weights folder.
-        start: Load pretrained weights if the recipe asks for them; False when
+        load: Load pretrained weights if the recipe asks for them; False when
             trained weights are loaded next.
 
     Raises:
-        WeightsError: weights were asked for and cannot be had.
+        WeightsError: weights were asked for and cannot be had, or the file is
+            not the one that the run started from.
         RecipeError: the network is unknown, or does not take the input size.
     """
     network = recipe.network
-    check_network(network)
-    file = find_weights(network.name, weights) if network.pretrained else None
-    options = _timm_options(network, spec, file)
-    pretrained = start and network.pretrained
+    start = find_start(recipe, weights)
+    options = _timm_options(network, spec, start)
+    if load and network.pretrained:
+        options |= _pretrained_options(network, start, weights)
     # Forked so that the caller's random state is untouched.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         try:
-            backbone = _create_backbone(network, options, file, spec, pretrained=pretrained)
+            backbone = _create_backbone(start.architecture, options, spec)
         except (OSError, LookupError) as error:
             detail = str(error).strip().partition("\n")[0][:200]
             raise WeightsError(f"{explain_missing(network.name, weights)}\n({detail})") from None
@@ -206,7 +220,7 @@ def balance_classes(targets: Tensor, *, exclusive: bool) -> Tensor:
 def build_optimizer(recipe: Recipe, stage: FullStage, network: Classifier) -> torch.optim.Optimizer:
     """Return the optimizer of one stage.
 
-    Biases, norms and other vectors are not decayed.
+    Biases, norms and what timm names so (position embeddings) are not decayed.
 
     Args:
         recipe: Optimizer settings.
@@ -215,11 +229,12 @@ def build_optimizer(recipe: Recipe, stage: FullStage, network: Classifier) -> to
     """
     rate = stage.lr or recipe.optimizer.lr
     decay = recipe.optimizer.weight_decay
+    spared = _undecayed(network)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             factor = stage.head_lr_factor if name.startswith("head.") else 1.0
-            key = (rate * factor, decay if parameter.ndim > 1 else 0.0)
+            key = (rate * factor, 0.0 if name in spared else decay)
             groups.setdefault(key, []).append(parameter)
     return torch.optim.AdamW(
         [{"params": held, "lr": lr, "weight_decay": d} for (lr, d), held in groups.items()]
@@ -292,36 +307,42 @@ class MovingAverage:
             mine[key].copy_(theirs[key])
 
 
+def _undecayed(network: Classifier) -> set[str]:
+    named: set[str] = getattr(network.backbone, "no_weight_decay", set)()
+    vectors = {name for name, value in network.named_parameters() if value.ndim <= 1}
+    return vectors | {f"backbone.{name}" for name in named}
+
+
 def _match_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     if len(values) == channels:
         return tuple(values)
     return (sum(values) / len(values),) * channels
 
 
-def _timm_options(network: Network, spec: InputSpec, file: WeightsFile | None) -> dict[str, Any]:
-    options: dict[str, Any] = {"num_classes": 0, "in_chans": spec.channels}
+def _timm_options(network: Network, spec: InputSpec, start: Start) -> dict[str, Any]:
+    options: dict[str, Any] = {"num_classes": 0, "in_chans": spec.channels, "pretrained": False}
     if network.pool != "default":
         options["global_pool"] = network.pool
     if network.drop_path:
         options["drop_path_rate"] = network.drop_path
-    if file is not None:
-        options |= dict(file.kwargs)
-    return options
+    return options | start.kwargs
 
 
-def _create_backbone(
-    network: Network,
-    options: dict[str, Any],
-    file: WeightsFile | None,
-    spec: InputSpec,
-    *,
-    pretrained: bool,
-) -> nn.Module:
+def _pretrained_options(network: Network, start: Start, weights: Path | None) -> dict[str, Any]:
+    if not start.file:
+        return {"pretrained": True}
+    path = (weights or Path()) / start.file
+    if not path.is_file() or digest_file(path) != start.digest:
+        raise WeightsError(
+            f"{network.name} started from {start.file} (digest {start.digest}); {path} is "
+            f"{'another file' if path.is_file() else 'not there'}. Name the folder that holds it "
+            "with --weights, or train into another --out."
+        )
+    return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
+
+
+def _create_backbone(name: str, options: dict[str, Any], spec: InputSpec) -> nn.Module:
     """Create the backbone; networks with position embeddings are told the input size."""
-    options = options | {"pretrained": pretrained}
-    if pretrained and file is not None:
-        options |= {"pretrained_cfg_overlay": {"file": str(file.path)}}
-    name = file.architecture if file is not None else network.name
     sized = options | {"img_size": (spec.height, spec.width)}
     try:
         return _create(name, sized)
@@ -330,7 +351,7 @@ def _create_backbone(
             raise
         return _create(name, options)
     except (RuntimeError, AssertionError) as error:
-        raise RecipeError(f"network {network.name!r} could not be built: {error}") from None
+        raise RecipeError(f"network {name!r} could not be built: {error}") from None
 
 
 def _create(name: str, options: dict[str, Any]) -> nn.Module:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ Progress = Callable[[int, int], None]
 CACHE_VARIABLE = "LOUPE_CACHE"
 DEFAULT_LIMIT_BYTES = 20 * 2**30
 _MOST_LISTED = 20
+_DAY_S = 86_400
 _FREE_SHARE = 0.5  # never take more than half of what the disk has left
 
 
@@ -89,6 +91,7 @@ def open_pixels(
     uncached = Pixels(tuple(images), spec, None)
     size = int(np.prod(shape, dtype=np.int64))
     if size > limit_bytes or not _make_room(folder, size, limit_bytes, _key(images, spec)):
+        _map_rows(lambda row: uncached[row], range(len(images)), uncached, progress)
         return uncached
     path = folder / f"{_key(images, spec)}.npy"
     stamps = [_stamp(image) for image in images]
@@ -170,9 +173,20 @@ def _fill(
 def _decode_rows(
     cache: NDArray[Any], rows: Sequence[int], pixels: Pixels, progress: Progress | None
 ) -> None:
+    def keep(row: int) -> None:
+        cache[row] = pixels[row]
+
+    _map_rows(keep, rows, pixels, progress)
+
+
+def _map_rows(
+    use: Callable[[int], object], rows: Sequence[int], pixels: Pixels, progress: Progress | None
+) -> None:
+    """Decode rows in threads; all that cannot be read are named in one error."""
+
     def decode(row: int) -> str | None:
         try:
-            cache[row] = pixels[row]
+            use(row)
         except ImageError as error:
             return str(error)
         return None
@@ -210,6 +224,9 @@ def _make_room(folder: Path, size: int, limit: int, keep: str) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / f"{keep}.npy").is_file():
         return True
+    for left in folder.glob("*.tmp"):  # by processes that were killed
+        if time.time() - left.stat().st_mtime > _DAY_S:
+            left.unlink(missing_ok=True)
     held = sorted(folder.glob("*.npy"), key=_last_use)
     total = sum(path.stat().st_size for path in held)
     for path in held:

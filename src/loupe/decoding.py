@@ -56,6 +56,10 @@ class DamagedImageError(ImageError):
         super().__init__(message)
         self.kind: Damage = kind
 
+    def __reduce__(self) -> tuple[type[DamagedImageError], tuple[Damage, str]]:
+        """Let workers send it: the default passes the message alone."""
+        return type(self), (self.kind, str(self))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFacts:

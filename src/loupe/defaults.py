@@ -54,7 +54,7 @@ def choose_recipe(table: Table, weights: Path | None, *, device: str) -> Choice:
         return _from_scratch(table, weights)
     epochs = 2 if len(table) < _MANY_ROWS else 1
     recipe = Recipe(
-        network=Network(name=file.architecture),
+        network=Network(name=file.path.stem),
         input=Input(size=(224, 224)),
         augment=AUGMENT,
         loss=_loss(table, smoothing=0.1 if table.exclusive else 0.0),

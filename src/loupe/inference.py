@@ -30,7 +30,7 @@ from loupe.predictions import Predictions
 from loupe.progress import Reporter, Silent
 from loupe.recipe import HeadStage, Recipe
 from loupe.runs import Member, Run, open_run
-from loupe.table import Float32, Table
+from loupe.table import HOLDOUT, Float32, Table
 from loupe.tta import ViewName, first_views, flipped_axes
 
 BATCH = 32
@@ -168,7 +168,7 @@ def load_network(member: Member, recipe: Recipe, fold: int, classes: int) -> Cla
         raise RunError(
             f"{files.folder} is not finished; run the same 'loupe train' command again first."
         )
-    network = build_network(recipe, member.input_spec(), classes, weights=None, start=False)
+    network = build_network(recipe, member.input_spec(), classes, weights=None, load=False)
     network.load_state_dict(load_file(files.weights))
     return network.eval()
 
@@ -217,7 +217,7 @@ def predict(
             probs[chunk.rows] = _score_chunk(ensemble, chunk.images, exclusive=trained.exclusive)
         reporter.advance(chunk.end)
     reporter.end()
-    seen = set(trained.ids)
+    seen = _seen_ids(trained)
     return Predictions(
         ids=table.ids,
         classes=trained.classes,
@@ -240,6 +240,12 @@ class _Part:
     views: tuple[ViewName, ...]
     device: str
     networks: tuple[_Shared, ...]
+
+
+def _seen_ids(table: Table) -> set[str]:
+    """Ids that some member trained on; rows kept apart are not among them."""
+    folds = np.zeros(len(table), np.int16) if table.folds is None else table.folds
+    return {name for name, fold in zip(table.ids, folds, strict=True) if fold != HOLDOUT}
 
 
 @dataclass(frozen=True, slots=True)

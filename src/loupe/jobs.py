@@ -133,7 +133,9 @@ def _training_rows(table: Table, recipe: Recipe, fold: int) -> tuple[Rows, Rows,
     watched = np.zeros(0, np.intp)
     if recipe.early_stop is not None:
         rows, watched = _split_inner(table, rows, recipe.early_stop.share, recipe.seed)
-    _, inner = _split_inner(table, rows, INNER_SHARE, recipe.seed + 1)
+    inner = np.zeros(0, np.intp)
+    if any(isinstance(stage, HeadStage) and stage.l2 == "auto" for stage in recipe.stages):
+        _, inner = _split_inner(table, rows, INNER_SHARE, recipe.seed + 1)
     return rows, watched, inner
 
 
@@ -170,7 +172,7 @@ def _resume(run: Run, job: Job, task: Task, progress: Progress) -> Classifier:
         member.input_spec(),
         classes,
         weights=None if job.weights is None else Path(job.weights),
-        start=not started,
+        load=not started,
     )
     if started:
         state = torch.load(files.state, map_location=job.device, weights_only=True)

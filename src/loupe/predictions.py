@@ -140,7 +140,7 @@ def read_predictions(path: Path) -> dict[str, Predictions]:
 
 def _to_arrow(member: str, sheet: Predictions, targets: Float32 | None) -> pa.Table:
     n = len(sheet)
-    folds = np.full(n, -1, np.int16) if sheet.folds is None else sheet.folds
+    folds = [None] * n if sheet.folds is None else sheet.folds
     columns = {
         "id": pa.array(sheet.ids, pa.string()),
         "fold": pa.array(folds, pa.int16()),
@@ -165,7 +165,7 @@ def _from_arrow(sheet: pa.Table, meta: dict[str, object]) -> Predictions:
         probs=np.stack(probs, axis=1).astype(np.float32),
         exclusive=bool(meta["exclusive"]),
         held_out=sheet["held_out"].to_numpy(),
-        folds=sheet["fold"].to_numpy().astype(np.int16),
+        folds=None if sheet["fold"].null_count else sheet["fold"].to_numpy().astype(np.int16),
         errors=tuple(sheet["error"].to_pylist()),
     )
 

@@ -23,7 +23,7 @@ from loupe.recipe import Engine, FullStage, Recipe
 _BATCH = 8
 _ROUNDS = range(4)
 Candidate = tuple[Literal["fp32", "bf16"], bool]
-CANDIDATES: tuple[Candidate, ...] = (
+ALL_CANDIDATES: tuple[Candidate, ...] = (
     ("fp32", True),
     ("bf16", True),
     ("fp32", False),
@@ -60,7 +60,7 @@ def choose_engine(
     threads = engine.threads if engine.threads != "auto" else _threads(device, jobs, cores)
     timings: tuple[Timing, ...] = ()
     if "auto" in (engine.precision, engine.channels_last):
-        timings = _time_candidates(recipe, spec, device, max(threads))
+        timings = _time_candidates(recipe, spec, device, min(threads))
         fastest = _pick(timings)
         engine = Engine(precision=fastest.precision, channels_last=fastest.channels_last)
     return engine.model_copy(update={"threads": threads}), timings
@@ -72,8 +72,10 @@ def _threads(device: str, jobs: int, cores: int) -> tuple[int, ...]:
 
 def _pick(timings: tuple[Timing, ...]) -> Timing:
     """The fastest; full precision unless half is clearly faster."""
-    exact = max((t for t in timings if t.precision == "fp32"), key=lambda t: t.images_per_s)
     best = max(timings, key=lambda t: t.images_per_s)
+    exact = max(
+        (t for t in timings if t.precision == "fp32"), key=lambda t: t.images_per_s, default=best
+    )
     return best if exact.images_per_s < _CLEARLY * best.images_per_s else exact
 
 
@@ -87,21 +89,29 @@ def _time_candidates(
     images = torch.randint(
         0, 255, (_BATCH, spec.height, spec.width, spec.channels), dtype=torch.uint8, device=device
     )
+    tried = _candidates(recipe.engine)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         # Rounds take turns, and the best of each counts: other programs on the
         # machine slow single steps down, they never speed one up.
-        rounds = [
-            [_time_step(network, start, images, pair) for pair in CANDIDATES] for _ in _ROUNDS
-        ]
+        rounds = [[_time_step(network, start, images, pair) for pair in tried] for _ in _ROUNDS]
     finally:
         torch.set_num_threads(before)
     best = [min(times) for times in zip(*rounds[1:], strict=True)]  # the first sets kernels up
     return tuple(
         Timing(precision, channels_last, _BATCH / seconds)
-        for (precision, channels_last), seconds in zip(CANDIDATES, best, strict=True)
+        for (precision, channels_last), seconds in zip(tried, best, strict=True)
     )
+
+
+def _candidates(engine: Engine) -> list[Candidate]:
+    """Leave out what contradicts a field the recipe has set."""
+    return [
+        (precision, last)
+        for precision, last in ALL_CANDIDATES
+        if engine.precision in ("auto", precision) and engine.channels_last in ("auto", last)
+    ]
 
 
 def _time_step(

@@ -159,6 +159,19 @@ class Engine(_Part):
     """CPU threads of each fold's job."""
 
 
+class Start(_Part):
+    """Which weights a run started from; filled in once, then checked."""
+
+    architecture: str = ""
+    """timm's name of the network; empty until it is looked up."""
+    kwargs: dict[str, Any] = {}
+    """Arguments of `timm.create_model` that the weights file needs."""
+    file: str = ""
+    """Name of the local weights file; empty for timm's hub or no weights."""
+    digest: str = ""
+    """Digest of that file's bytes."""
+
+
 class Recipe(_Part):
     """How one network is trained.
 
@@ -185,10 +198,12 @@ class Recipe(_Part):
     tta: Annotated[tuple[ViewName, ...], Field(min_length=1)] = ("identity", "hflip")
     """Views averaged at prediction."""
     engine: Engine = Engine()
+    start: Start = Start()
 
     def digest(self) -> str:
-        """Return 16 hex digits over every field but `engine`."""
-        text = json.dumps(self.model_dump(mode="json", exclude={"engine"}), sort_keys=True)
+        """Return 16 hex digits over every field but `engine` and `start`."""
+        chosen = self.model_dump(mode="json", exclude={"engine", "start"})
+        text = json.dumps(chosen, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

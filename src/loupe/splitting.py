@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from loupe.checking import find_groups
 from loupe.errors import InputError, LeakageError, TableError
-from loupe.folds import Assignment, assign_folds, assign_holdout, assign_validation
+from loupe.folds import Assignment, assign_folds, assign_holdout, assign_validation, check_leaks
 from loupe.layouts import read_table
 from loupe.progress import Reporter, Silent
 from loupe.table import HOLDOUT, Float32, Int16, Table
@@ -24,6 +24,12 @@ from loupe.table import HOLDOUT, Float32, Int16, Table
 LEAK_STAMP = (
     "LEAK: folds were made without grouping copies (--group none --allow-leak); "
     "scores of this split are optimistic wherever images repeat"
+)
+
+
+CROSSING_STAMP = (
+    "LEAK: copies of images cross the folds that the table brought (--allow-leak); "
+    "scores are optimistic"
 )
 
 
@@ -69,11 +75,7 @@ def split(
     reporter = reporter or Silent()
     if not isinstance(table, Table):
         table = read_table(table, images=images)
-    if group == "none" and not allow_leak:
-        raise LeakageError(
-            "--group none puts copies of one image into different folds, so scores come out too "
-            "high. Leave it at 'auto', or say --allow-leak to go on; every score is then stamped."
-        )
+    _refuse_leak(group, allow_leak=allow_leak)
     groups, notes = _group(table, group, reporter)
     deal = _Deal(table, groups, stratify, shuffle, seed)
     numbers = np.zeros(len(table), np.int16)
@@ -89,6 +91,54 @@ def split(
         reporter.note(note)
     stored = None if groups is None else tuple(groups)
     return replace(table, folds=numbers, groups=stored, notes=table.notes + notes)
+
+
+def check_folds(
+    table: Table, *, group: str = "auto", allow_leak: bool = False, reporter: Reporter | None = None
+) -> Table:
+    """Make sure that no copy of an image crosses the folds a table brings.
+
+    Args:
+        table: With folds.
+        group: As in `split`; `none` checks nothing and needs `allow_leak`.
+        allow_leak: Go on with crossing copies, and stamp every score.
+        reporter: Told of the progress and of what was found.
+
+    Returns:
+        The table with its groups; with a stamp where copies cross.
+
+    Raises:
+        LeakageError: copies cross folds and `allow_leak` is not given.
+    """
+    reporter = reporter or Silent()
+    if table.folds is None:
+        raise TableError("the table has no folds; run 'loupe split' first.")
+    _refuse_leak(group, allow_leak=allow_leak)
+    if group == "given" and table.groups is None:
+        return table
+    groups, notes = _group(table, group, reporter)
+    stamps: tuple[str, ...] = ()
+    if groups is not None:
+        try:
+            check_leaks(table.folds, groups, table.ids)
+        except LeakageError as error:
+            if not allow_leak:
+                raise LeakageError(
+                    f"{error} Make folds with 'loupe split', or say --allow-leak to go on; every "
+                    "score is then stamped."
+                ) from None
+            stamps = (CROSSING_STAMP,)
+    for note in (*notes, *stamps):
+        reporter.note(note)
+    return replace(table, groups=groups or table.groups, notes=(*table.notes, *notes, *stamps))
+
+
+def _refuse_leak(group: str, *, allow_leak: bool) -> None:
+    if group == "none" and not allow_leak:
+        raise LeakageError(
+            "--group none puts copies of one image into different folds, so scores come out too "
+            "high. Leave it at 'auto', or say --allow-leak to go on; every score is then stamped."
+        )
 
 
 def added_columns(table: Table) -> dict[str, Sequence[object]]:

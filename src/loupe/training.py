@@ -16,23 +16,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from loupe.build import build_network, resolve_input
+from loupe.build import build_network, find_start, resolve_input
 from loupe.caching import DEFAULT_LIMIT_BYTES, open_pixels, read_pixels
 from loupe.defaults import choose_recipe
 from loupe.errors import RecipeError, TableError
 from loupe.executors import Executor, count_cores, map_jobs
 from loupe.files import replacing
-from loupe.folds import check_leaks
 from loupe.following import following
 from loupe.inference import choose_device, compute_features
 from loupe.jobs import Job, feature_views, head_only, run_job
 from loupe.layouts import read_table
 from loupe.probing import Timing, choose_engine
 from loupe.progress import Reporter, Silent
-from loupe.recipe import FullStage, HeadStage, Recipe, read_recipe
+from loupe.recipe import Engine, FullStage, HeadStage, Recipe, read_recipe
 from loupe.runs import Run, append_event, create_run
 from loupe.scoring import finish_run
-from loupe.splitting import split
+from loupe.splitting import check_folds, split
 from loupe.table import Table
 from loupe.weights import weights_folder
 
@@ -57,7 +56,8 @@ def train(
 ) -> Run:
     """Train every recipe on every fold, and score the out-of-fold predictions.
 
-    A table without folds is split first, copies together. Without a recipe one
+    A table without folds is split first, copies together; folds that the table
+    brings are checked for copies that cross them. Without a recipe one
     is chosen from the data. The same call continues an interrupted run; a
     finished run returns at once.
 
@@ -133,10 +133,10 @@ def _with_folds(
         raise TableError("the table has no labels (or rows without one); training needs them all.")
     if table.folds is None:
         table = split(table, folds=folds, group=group, allow_leak=allow_leak, reporter=reporter)
+    else:
+        table = check_folds(table, group=group, allow_leak=allow_leak, reporter=reporter)
     if table.folds is None or not (table.folds >= 0).any():
         raise TableError("no row has a fold of 0 or more, so nothing would be held out.")
-    if table.groups is not None:
-        check_leaks(table.folds, table.groups, table.ids)
     return table
 
 
@@ -193,19 +193,31 @@ def _prepare_members(
     jobs = len(run.members) * len(run.folds)
     for place, name in enumerate(run.members):
         member = run.member(name)
-        if "auto" not in member.recipe().engine.model_dump().values():
+        if member.recipe().start.architecture:
             continue
+        start = find_start(recipes[name], weights)
         spec = resolve_input(recipes[name], weights)
         engine, timings = choose_engine(
             recipes[name], spec, device=device, jobs=jobs, cores=count_cores()
         )
-        mine = engine.threads[place * len(run.folds) :][: len(run.folds)]
-        engine = engine.model_copy(update={"threads": mine})
+        engine = engine.model_copy(update={"threads": _own_threads(engine, place, run)})
         member.write_input(spec)
-        member.write_recipe(recipes[name].model_copy(update={"engine": engine}))
+        member.write_recipe(recipes[name].model_copy(update={"engine": engine, "start": start}))
         append_event(run.log, "probe", member=name, timings=[asdict(t) for t in timings])
         layout = ", channels-last" if engine.channels_last else ""
         reporter.note(f"{name}: {engine.precision}{layout}{_describe_timings(timings)}")
+
+
+def _own_threads(engine: Engine, place: int, run: Run) -> tuple[int, ...]:
+    """Of the threads of all jobs, those of one member; a recipe may name its own."""
+    folds = len(run.folds)
+    threads = engine.threads if engine.threads != "auto" else ()
+    own = threads if len(threads) == folds else threads[place * folds :][:folds]
+    if len(own) != folds:
+        raise RecipeError(
+            f"engine.threads has {len(threads)} entries; expected one for each of {folds} folds."
+        )
+    return own
 
 
 def _describe_timings(timings: Sequence[Timing]) -> str:

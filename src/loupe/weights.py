@@ -8,6 +8,7 @@ module must not import torch or timm.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -118,6 +119,12 @@ def read_header(path: Path) -> WeightsFile:
         raise WeightsError(
             f"{path}: not readable as a safetensors file ({error}); copy it again."
         ) from None
+
+
+def digest_file(path: Path) -> str:
+    """Return 16 hex digits over the bytes of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
 def explain_missing(name: str, folder: Path | None) -> str:

@@ -61,7 +61,7 @@ def test_pretrained_weights_are_those_of_the_file(weights):
     mine = build(recipe(), weights).backbone.state_dict()
     assert mine.keys() == {key for key in stored if key in mine}
     assert all(torch.equal(mine[key], stored[key]) for key in mine)
-    untouched = build(recipe(), weights, start=False).backbone.state_dict()
+    untouched = build(recipe(), weights, load=False).backbone.state_dict()
     assert not torch.equal(untouched["conv1.0.weight"], stored["conv1.0.weight"])
 
 

@@ -103,7 +103,8 @@ def test_without_room_images_are_decoded_when_asked_for(images, folder, decoded)
         pixels = open_pixels(images, SPEC, limit_bytes=limit)
         assert pixels.cache is None
         assert not list(folder.glob("*.npy"))
-    assert decoded == []
+    # Each call still read every image once: damaged ones are all named up front.
+    assert len(decoded) == 2 * len(images)
     np.testing.assert_array_equal(pixels[1], prepare_image(read_image(images[1]), SPEC))
     assert open_pixels(images, SPEC, limit_bytes=4 * SIZE).cache is not None
 

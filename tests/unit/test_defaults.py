@@ -51,7 +51,6 @@ def test_on_a_cpu_large_networks_are_left_out(exclusive, weights, monkeypatch):
     assert "holds none that fit" in choice.reasons[0]
 
 
-@pytest.mark.xfail(strict=True, reason="the reason names one file, training loads another")
 def test_of_two_files_of_a_network_the_one_named_is_used(exclusive, tmp_path, save_weights):
     save_weights(tmp_path, "test_resnet", file="test_resnet.a")
     save_weights(tmp_path, "test_resnet", file="test_resnet.b")

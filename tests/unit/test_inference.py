@@ -140,7 +140,6 @@ HEAD = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="load_network drops the arguments of the weights file")
 def test_arguments_of_the_weights_file_are_kept_for_prediction(binary, save_weights, tmp_path):
     (tmp_path / "w").mkdir()
     # Other padding has the same tensors: nothing but the numbers would show it.
@@ -156,13 +155,18 @@ def test_arguments_of_the_weights_file_are_kept_for_prediction(binary, save_weig
         np.testing.assert_allclose(probs[mine], stored[mine], atol=1e-5)
 
 
-@pytest.mark.xfail(strict=True, reason="rows kept apart from all training count as seen")
 def test_rows_kept_apart_from_training_are_held_out(binary, weights, tmp_path):
     folds = binary.folds.copy()
     folds[:2] = HOLDOUT
     table = replace(binary, folds=folds, groups=None)
     recipe = read_recipe(HEAD | {"network": {"name": "test_resnet"}})
     run = train(
-        table, {"m": recipe}, tmp_path / "r", weights=weights, executor="serial", device="cpu"
+        table,
+        {"m": recipe},
+        tmp_path / "r",
+        weights=weights,
+        executor="serial",
+        device="cpu",
+        group="given",
     )
     assert predict(run, table, device="cpu").held_out.tolist() == [True] * 2 + [False] * 14

@@ -182,7 +182,7 @@ QUICK = read_recipe(
 
 def test_rows_set_aside_stand_in_the_sheet_with_their_reason(binary, weights, tmp_path):
     table = replace(binary, quarantined=(Quarantined(id="bad.jpg", reason="cut off"),))
-    sheet = again(tmp_path / "r", table, {"q": QUICK}, weights).oof()["q"]
+    sheet = again(tmp_path / "r", table, {"q": QUICK}, weights, group="given").oof()["q"]
     assert sheet.ids == (*binary.ids, "bad.jpg")
     assert sheet.errors == (*[None] * 16, "cut off")
     assert sheet.readable.tolist() == [True] * 16 + [False]
@@ -203,7 +203,7 @@ def test_rows_always_trained_on_or_kept_apart_are_not_scored(binary, weights, tm
     folds = binary.folds.copy()
     folds[0], folds[1] = HOLDOUT, ALWAYS_TRAINED
     table = replace(binary, folds=folds, groups=None)
-    sheet = again(tmp_path / "r", table, {"q": QUICK}, weights).oof()["q"]
+    sheet = again(tmp_path / "r", table, {"q": QUICK}, weights, group="given").oof()["q"]
     assert sheet.ids == binary.ids[2:]
 
 
@@ -254,7 +254,6 @@ def test_damaged_images_are_all_named(binary, weights, tmp_path):
     assert all(str(path) in str(caught.value) for path in bad)
 
 
-@pytest.mark.xfail(strict=True, reason="without a probe, input.json is never written")
 def test_an_engine_given_in_full_needs_no_probe(binary, weights, tmp_path):
     engine = {"precision": "fp32", "channels_last": False, "threads": [1, 1]}
     recipe = QUICK.model_copy(update={"engine": QUICK.engine.model_validate(engine)})

@@ -42,7 +42,6 @@ def test_what_was_given_is_kept_and_nothing_is_timed():
     assert timings == ()
 
 
-@pytest.mark.xfail(reason="one given field is overwritten when the other is probed")
 @pytest.mark.parametrize(
     "given", [{"precision": "bf16"}, {"precision": "fp32"}, {"channels_last": False}]
 )

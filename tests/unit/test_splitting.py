@@ -4,9 +4,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from loupe.checking import find_groups
 from loupe.errors import InputError, LeakageError, TableError
 from loupe.layouts import read_table
-from loupe.splitting import LEAK_STAMP, added_columns, split
+from loupe.splitting import LEAK_STAMP, added_columns, check_folds, split
 from loupe.table import ALWAYS_TRAINED, HOLDOUT
 from loupe.testing import make_tiles
 
@@ -86,3 +87,30 @@ def test_the_columns_added_to_a_table(binary):
 def test_another_word_for_grouping_is_refused(binary):
     with pytest.raises(InputError, match="auto, given or none"):
         split(binary, group="tile")
+
+
+def crossing(table):
+    """Folds that part a copy from its original."""
+    copies = find_groups(table)
+    first = next(row for row, name in enumerate(copies) if copies.count(name) > 1)
+    folds = np.array([int(copies[row] != copies[first]) for row in range(len(table))], np.int16)
+    folds[first] = 1
+    return replace(table, folds=folds, groups=None)
+
+
+def test_copies_that_cross_the_folds_of_a_table_are_refused(copied):
+    table = crossing(copied[1])
+    with pytest.raises(LeakageError, match=r"stand in more than one fold.*loupe split"):
+        check_folds(table)
+
+
+def test_copies_allowed_to_cross_folds_are_stamped(copied):
+    checked = check_folds(crossing(copied[1]), allow_leak=True)
+    assert [note for note in checked.notes if note.startswith("LEAK")]
+
+
+def test_folds_that_keep_copies_together_pass_and_gain_their_groups(copied):
+    made = split(copied[1], folds=2, stratify=False)
+    checked = check_folds(replace(made, notes=()))
+    assert checked.groups == made.groups
+    assert not [note for note in checked.notes if note.startswith("LEAK")]
