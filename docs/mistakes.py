@@ -213,7 +213,8 @@ MISTAKES = (
         kind="TableError",
         code=2,
         where="labels.csv",
-        found=("there is no such file",),
+        found=("there is no such file or folder",),
+        onward="check the path",
     ),
     Mistake(
         name="no-image-column",
@@ -363,6 +364,7 @@ MISTAKES = (
         code=2,
         where="--weights",
         found=("wights, which is no folder",),
+        onward="Name the folder that holds",
     ),
     Mistake(
         name="foreign-folder",
@@ -387,6 +389,7 @@ MISTAKES = (
         code=2,
         where="results",
         found=("it has no manifest.json",),
+        onward="Name a folder that",
     ),
     Mistake(
         name="nothing-to-predict",
@@ -396,7 +399,8 @@ MISTAKES = (
         kind="TableError",
         code=2,
         where="pictures",
-        found=("no images in this folder",),
+        found=("there are 0 images in this folder",),
+        onward="name the folder that holds them",
     ),
 )
 """In the order in which a project meets them."""

@@ -268,6 +268,12 @@ def rate_factor(schedule: Schedule, step: int, steps: int) -> float:
     return schedule.floor + (1 - schedule.floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def autocast(recipe: Recipe, device: str) -> torch.autocast:
+    """Return the mixed-precision context of a recipe's engine."""
+    kind = device.partition(":")[0]
+    return torch.autocast(kind, torch.bfloat16, enabled=recipe.engine.precision == "bf16")
+
+
 def freeze_norms(network: nn.Module) -> None:
     """Put every BatchNorm into evaluation mode: its statistics stay as they are."""
     for module in network.modules():

@@ -117,7 +117,10 @@ def read_cells(source: str | Path | pd.DataFrame) -> Cells:
         return _read_frame(source)
     path = Path(source)
     if not path.is_file():
-        raise TableError(f"{path}: there is no such file.")
+        raise TableError(
+            f"{path}: there is no such file or folder. Expected a CSV, TSV, Parquet or COCO "
+            "file, or a folder of images; check the path."
+        )
     if path.suffix.lower() in (".parquet", ".pq"):
         return _read_parquet(path)
     return _read_csv(path)

@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from loupe.build import (
     Classifier,
     LossFunction,
     MovingAverage,
+    autocast,
     balance_classes,
     build_loss,
     build_optimizer,
@@ -29,12 +29,8 @@ from loupe.build import (
 )
 from loupe.data import Batch, Rows, Samples, load_batches, order_batches, stack_images
 from loupe.errors import LoupeError
+from loupe.heads import fit_head
 from loupe.recipe import FullStage, HeadStage, Recipe
-from loupe.table import Float32
-
-L2_GRID = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4)
-"""Ridge penalties tried by `l2: auto`, strongest first (each starts the next)."""
-_LBFGS_STEPS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,59 +133,6 @@ def fit(network: Classifier, task: Task, progress: Progress, on_epoch: OnEpoch) 
     return network.eval()
 
 
-def fit_logistic(
-    features: Tensor,
-    targets: Tensor,
-    loss: LossFunction,
-    l2: float,
-    start: tuple[Tensor, Tensor],
-    row_weights: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Minimise mean loss + l2/2 |W|^2 by L-BFGS.
-
-    The bias is not penalised. With one-hot targets and no smoothing this is
-    scikit-learn's LogisticRegression with C = 1 / (l2 x rows).
-
-    Args:
-        features: Standardised features.
-        targets: In [0, 1].
-        loss: From `build_loss`.
-        l2: Ridge penalty.
-        start: Weight and bias to start from.
-        row_weights: Weight of each row in the loss, or None.
-
-    Shape:
-        features: (N, D). targets: (N, C). weight: (C, D). bias: (C,).
-        row_weights: (N,).
-
-    Returns:
-        Weight and bias.
-
-    References:
-        Liu & Nocedal (1989), On the limited memory BFGS method, Mathematical
-        Programming 45.
-    """
-    weight, bias = (value.clone().requires_grad_() for value in start)
-    solver = torch.optim.LBFGS(
-        [weight, bias],
-        max_iter=_LBFGS_STEPS,
-        tolerance_grad=1e-5,
-        tolerance_change=1e-8,
-        history_size=10,
-        line_search_fn="strong_wolfe",
-    )
-
-    def objective() -> Tensor:
-        solver.zero_grad()
-        logits = functional.linear(features, weight, bias)
-        value = loss(logits, targets, row_weights) + 0.5 * l2 * weight.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
-    solver.step(objective)  # type: ignore[no-untyped-call]
-    return weight.detach(), bias.detach()
-
-
 def _enter_next_stage(progress: Progress) -> None:
     progress.stage += 1
     progress.epoch, progress.optimizer, progress.average = 0, None, None
@@ -197,82 +140,22 @@ def _enter_next_stage(progress: Progress) -> None:
 
 
 def _fit_head_stage(network: Classifier, stage: HeadStage, task: Task, progress: Progress) -> Epoch:
-    """Solve for the last layer on frozen features; standardisation is folded in."""
+    """Solve for the last layer on frozen features."""
     if task.features is None:
         raise LoupeError("a head stage needs the features of the frozen backbone.")
-    loss = _loss_for(task)
-    kept = task.rows
-    mean, scale = _standardise(task.features[kept])
-    fitted = _Flat.of(task.features, task.samples, kept, mean, scale)
-    start = _zero_head(network, fitted.features)
-    l2 = stage.l2 if stage.l2 != "auto" else _choose_l2(task, loss, mean, scale, start)
-    weight, bias = fit_logistic(
-        fitted.features, fitted.targets, loss, l2, start, fitted.row_weights
+    fitted = fit_head(
+        task.features,
+        task.samples,
+        loss=_loss_for(task),
+        rows=task.rows,
+        inner=task.inner,
+        l2=stage.l2,
     )
-    weight = weight * scale
     with torch.no_grad():
-        network.head.weight.copy_(weight)
-        network.head.bias.copy_(bias - weight @ mean)
-    logits = functional.linear(fitted.features, weight / scale, bias)
-    final = float(loss(logits, fitted.targets, fitted.row_weights))
+        network.head.weight.copy_(fitted.weight)
+        network.head.bias.copy_(fitted.bias)
     progress.total_epochs += 1
-    return Epoch(progress.stage, 0, final, None, 0.0, {"l2": l2})
-
-
-@dataclass(frozen=True, slots=True)
-class _Flat:
-    """Rows and views laid end to end: features (N V, D), targets (N V, C)."""
-
-    features: Tensor
-    targets: Tensor
-    row_weights: Tensor | None
-
-    @classmethod
-    def of(
-        cls, features: Tensor, samples: Samples, rows: Rows, mean: Tensor, scale: Tensor
-    ) -> _Flat:
-        chosen = (features[rows] - mean) * scale
-        views = chosen.shape[1]
-
-        def repeat(values: Float32) -> Tensor:
-            return (
-                torch.from_numpy(values[rows]).to(features.device).repeat_interleave(views, dim=0)
-            )
-
-        weights = None if samples.weights is None else repeat(samples.weights)
-        return cls(chosen.flatten(0, 1), repeat(samples.targets), weights)
-
-
-def _standardise(features: Tensor) -> tuple[Tensor, Tensor]:
-    flat = features.flatten(0, 1)
-    # A feature that never changes is left alone instead of blown up.
-    deviation = flat.std(dim=0)
-    scale = torch.where(deviation > 1e-6, 1 / deviation.clamp(min=1e-6), torch.ones_like(deviation))
-    return flat.mean(dim=0), scale
-
-
-def _zero_head(network: Classifier, features: Tensor) -> tuple[Tensor, Tensor]:
-    classes = network.head.out_features
-    zeros = torch.zeros(classes, features.shape[1], device=features.device)
-    return zeros, torch.zeros(classes, device=features.device)
-
-
-def _choose_l2(
-    task: Task, loss: LossFunction, mean: Tensor, scale: Tensor, start: tuple[Tensor, Tensor]
-) -> float:
-    """Judge the grid on an inner part of the training rows."""
-    if task.features is None or not len(task.inner):
-        return L2_GRID[len(L2_GRID) // 2]
-    inner = set(task.inner.tolist())
-    outer = task.rows[[row not in inner for row in task.rows.tolist()]]
-    fitted = _Flat.of(task.features, task.samples, outer, mean, scale)
-    judged = _Flat.of(task.features, task.samples, task.inner, mean, scale)
-    losses = []
-    for l2 in L2_GRID:
-        start = fit_logistic(fitted.features, fitted.targets, loss, l2, start, fitted.row_weights)
-        logits = functional.linear(judged.features, *start)
-        losses.append(float(loss(logits, judged.targets, judged.row_weights)))
-    return L2_GRID[min(range(len(losses)), key=losses.__getitem__)]
+    return Epoch(progress.stage, 0, fitted.loss, None, 0.0, {"l2": fitted.l2})
 
 
 def _fit_full_stage(
@@ -347,12 +230,6 @@ def _train_step(
         torch.nn.utils.clip_grad_norm_(network.parameters(), task.recipe.optimizer.clip_norm)
     optimizer.step()
     return value.detach()
-
-
-def autocast(recipe: Recipe, device: str) -> torch.autocast:
-    """Return the mixed-precision context of a recipe's engine."""
-    kind = device.partition(":")[0]
-    return torch.autocast(kind, torch.bfloat16, enabled=recipe.engine.precision == "bf16")
 
 
 def _loss_for(task: Task) -> LossFunction:

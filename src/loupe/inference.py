@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from loupe.build import Classifier, build_network
+from loupe.build import Classifier, autocast, build_network
 from loupe.caching import Pixels
 from loupe.data import Rows, stack_images
 from loupe.decoding import read_image
 from loupe.errors import ImageError, InputError, RunError
 from loupe.executors import count_cores
-from loupe.fitting import autocast
 from loupe.images import InputSpec, prepare_image
 from loupe.predictions import Predictions
 from loupe.progress import Reporter, Silent

@@ -32,6 +32,18 @@ class Located:
     notes: tuple[str, ...] = ()
 
 
+def explain_no_images(folder: Path) -> str:
+    """Say that a folder holds no images, and what was looked for.
+
+    Args:
+        folder: Where they were looked for.
+    """
+    return (
+        f"{folder}: there are 0 images in this folder or below it. Expected files that end in "
+        f"{', '.join(EXTENSIONS)}; name the folder that holds them."
+    )
+
+
 def is_image(name: str) -> bool:
     """Tell by its ending whether a file is an image.
 

@@ -18,7 +18,7 @@ from loupe.columns import find_image_column, fold_name, read_ids, refuse_repeats
 from loupe.errors import MaskError, TableError, shorten
 from loupe.extras import read_folds, read_groups, read_weights
 from loupe.labels import encode_presence
-from loupe.locating import list_images, locate_images, strip_extension
+from loupe.locating import explain_no_images, list_images, locate_images, strip_extension
 from loupe.runlengths import MASK_CLASS
 from loupe.table import Layout, Table
 
@@ -54,7 +54,7 @@ def read_masked(
         cells, place, column = None, Path(source), ""
         ids = list_images(place)
         if not ids:
-            raise TableError(f"{place}: no images in this folder or below it.")
+            raise TableError(explain_no_images(place))
         layout, where = Layout(name="masks"), str(place)
         files = find_masks(ids, masks)
     else:

@@ -13,9 +13,8 @@ from typing import Literal
 
 import torch
 
-from loupe.build import Classifier, build_network
+from loupe.build import Classifier, autocast, build_network
 from loupe.executors import share_threads
-from loupe.fitting import autocast
 from loupe.images import InputSpec
 from loupe.inference import arrange_memory
 from loupe.recipe import Engine, FullStage, Recipe

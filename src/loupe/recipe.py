@@ -88,6 +88,7 @@ class Optimizer(_Part):
     """How the weights are moved."""
 
     name: Literal["adamw"] = "adamw"
+    """AdamW: Adam with decoupled weight decay."""
     lr: Rate = 1e-3
     """Peak learning rate; a stage may set its own."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.02
@@ -100,6 +101,7 @@ class Schedule(_Part):
     """How the learning rate moves within one stage, step by step."""
 
     name: Literal["cosine", "constant"] = "cosine"
+    """`cosine` falls from the peak to the floor; `constant` stays after warm-up."""
     warmup: Share = 0.1
     """Share of the stage's steps in which the rate rises linearly from 0."""
     floor: Share = 0.0
@@ -115,6 +117,7 @@ class HeadStage(_Part):
     """
 
     train: Literal["head"] = "head"
+    """`head`: the last layer alone."""
     views: tuple[ViewName, ...] = ("identity", "hflip")
     """Views of each training image whose features are fitted."""
     l2: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
@@ -125,7 +128,9 @@ class FullStage(_Part):
     """Train all layers for some epochs."""
 
     train: Literal["all"] = "all"
+    """`all`: every layer."""
     epochs: Count = 5
+    """Passes over the training rows."""
     lr: Rate | None = None
     """Peak learning rate of this stage; null takes the optimizer's."""
     head_lr_factor: Rate = 1.0
@@ -154,7 +159,10 @@ class Engine(_Part):
     """What the speed probe chose, once per run; `auto` until then."""
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`bf16` computes in half precision where torch deems it safe; the last layer
+    and the loss stay in full precision."""
     channels_last: bool | Literal["auto"] = "auto"
+    """Memory order of images: channels last suits most CPUs and GPUs."""
     threads: tuple[Count, ...] | Literal["auto"] = "auto"
     """CPU threads of each fold's job."""
 
@@ -192,6 +200,7 @@ class Recipe(_Part):
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (FullStage(),)
     """What is trained, in order."""
     batch_size: Count = 32
+    """Images in one step."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay per step of the moving average of weights; 0 for none."""
     early_stop: EarlyStop | None = None
@@ -229,7 +238,7 @@ def read_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str]
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise RecipeError(f"{where}: " + "; ".join(_explain(error, values))) from None
+        raise RecipeError(f"{where}: " + "; ".join(_explain(error))) from None
 
 
 def write_recipe(recipe: Recipe) -> str:
@@ -264,6 +273,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+_STAGE_TAGS = {"head", "all"}
+
+
 def _override(values: Mapping[str, Any], override: str) -> dict[str, Any]:
     path, equals, text = override.partition("=")
     if not equals or not path.strip():
@@ -292,14 +304,23 @@ def _set(node: Any, keys: list[str], value: Any, override: str) -> Any:
     return branch
 
 
-def _explain(error: ValidationError, values: Mapping[str, Any]) -> list[str]:
+def _explain(error: ValidationError) -> list[str]:
     """One sentence for each finding, with a suggestion for unknown keys."""
-    return [_explain_one(detail) for detail in error.errors()] or [str(values)]
+    details = error.errors()
+    places = [detail["loc"] for detail in details]
+    # A list with a bad entry is reported a second time, as too short: say it once.
+    inner = [d for d in details if not any(_below(d["loc"], place) for place in places)]
+    return [_explain_one(detail) for detail in inner]
+
+
+def _below(place: tuple[int | str, ...], other: tuple[int | str, ...]) -> bool:
+    return len(other) > len(place) and other[: len(place)] == place
 
 
 def _explain_one(detail: Any) -> str:
     path = [str(part) for part in detail["loc"]]
-    where = ".".join(path)
+    # pydantic names the kind of stage in the path; the user did not write it there.
+    where = ".".join(part for part in path if part not in _STAGE_TAGS)
     if detail["type"] == "extra_forbidden":
         known = _fields_at(path[:-1])
         return f"unknown key {where!r}{suggest(path[-1], known)} (known here: {', '.join(known)})"

@@ -86,6 +86,11 @@ class Member:
         """Return the files of one fold."""
         return Fold(self.folder / f"fold-{number}")
 
+    @property
+    def prepared(self) -> bool:
+        """True once start weights and input are fixed."""
+        return (self.folder / "input.json").is_file()
+
     def recipe(self) -> Recipe:
         """Read the resolved recipe."""
         return read_recipe(self.folder / "recipe.yaml")
@@ -251,7 +256,10 @@ def append_event(log: Path, event: str, **values: object) -> None:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
-        raise RunError(f"{folder} is no run folder (it has no manifest.json).")
+        raise RunError(
+            f"{folder} is no run folder (it has no manifest.json). Name a folder that 'loupe "
+            "train' made; it prints its name at the start."
+        )
     manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if manifest.get("kind") != "run" or manifest.get("schema") != SCHEMA:
         raise RunError(

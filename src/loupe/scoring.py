@@ -49,6 +49,7 @@ def finish_run(run: Run, table: Table, seconds: float) -> None:
         {
             "stamps": run.manifest()["stamps"],
             "seconds": round(seconds, 1),
+            "folds": _score_folds(sheets["all"], table, rows),
             "scores": {n: [_without_nan(asdict(s)) for s in found] for n, found in scores.items()},
         },
     )
@@ -97,6 +98,25 @@ def _score_sheet(sheet: Predictions, table: Table, rows: NDArray[np.intp]) -> tu
         folds=sheet.folds,
         groups=groups,
     )
+
+
+def _score_folds(
+    sheet: Predictions, table: Table, rows: NDArray[np.intp]
+) -> dict[str, dict[str, float | None]]:
+    """Overall metrics of each fold by itself, without intervals."""
+    found = {}
+    for fold in np.unique(_folds(table)[rows]):
+        mine = _folds(table)[rows] == fold
+        scores = score(
+            table.targets[rows[mine]],
+            sheet.probs[mine],
+            exclusive=table.exclusive,
+            classes=table.classes,
+            resamples=0,
+        )
+        overall = {s.metric: s.value for s in scores if not s.class_name}
+        found[str(fold)] = _without_nan(overall)
+    return found
 
 
 def write_instructions(run: Run, table: Table) -> str:

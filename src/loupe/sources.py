@@ -16,7 +16,7 @@ import numpy as np
 
 from loupe.errors import TableError, shorten
 from loupe.labels import encode_presence, sort_labels
-from loupe.locating import list_images, locate_images
+from loupe.locating import explain_no_images, list_images, locate_images
 from loupe.table import Layout, Table
 
 _SUBSETS = {"train", "training", "val", "valid", "validation", "test", "testing"}
@@ -37,7 +37,7 @@ def read_folder(folder: Path, names: Mapping[str, str], *, labelled: bool = True
     """
     ids = list_images(folder)
     if not ids:
-        raise TableError(f"{folder}: no images in this folder or below it.")
+        raise TableError(explain_no_images(folder))
     parts = [name.split("/") if "/" in name else ["", name] for name in ids]
     found = sort_labels({part[0] for part in parts} - {""})
     if not labelled or not found:

@@ -94,11 +94,18 @@ def train(
     reporter = reporter or Silent()
     if name is None:
         name = "table" if isinstance(table, Table) else Path(table).stem
-    table = _with_folds(table, images, folds, group, allow_leak, reporter)
+    if not isinstance(table, Table):
+        table = read_table(table, images=images)
+        for note in table.notes:
+            reporter.note(note)
+    if not table.labelled:
+        raise TableError("the table has no labels (or rows without one); training needs them all.")
+    # What is quick to refuse comes before what takes long.
     device = choose_device(device)
     folder = weights_folder(weights)
     members = _read_members(recipes, overrides, table, folder, device, reporter)
     _check_stages(members)
+    table = _with_folds(table, folds, group, allow_leak, reporter)
     stamps = _stamps(table)
     run = create_run(
         Path(out) if out else _default_out(name, table, members), table, members, stamps
@@ -109,8 +116,9 @@ def train(
         return run
     started = time.perf_counter()
     append_event(run.log, "start", device=device, rows=len(table))
-    _prepare_members(run, members, folder, device, reporter)
+    _prepare_inputs(run, members, len(table.classes), folder)
     _decode(run, table, cache_bytes, reporter)
+    _choose_engines(run, device, reporter)
     _prepare_features(run, table, folder, device, cache_bytes, reporter)
     _run_jobs(run, _list_jobs(run, folder, device, cache_bytes), executor, jobs, reporter)
     finish_run(run, table, time.perf_counter() - started)
@@ -118,19 +126,12 @@ def train(
 
 
 def _with_folds(
-    table: Table | str | Path,
-    images: str | Path | None,
+    table: Table,
     folds: int,
     group: str,
     allow_leak: bool,  # noqa: FBT001 (passed on as it came)
     reporter: Reporter,
 ) -> Table:
-    if not isinstance(table, Table):
-        table = read_table(table, images=images)
-        for note in table.notes:
-            reporter.note(note)
-    if not table.labelled:
-        raise TableError("the table has no labels (or rows without one); training needs them all.")
     if table.folds is None:
         table = split(table, folds=folds, group=group, allow_leak=allow_leak, reporter=reporter)
     else:
@@ -163,9 +164,11 @@ def _read_members(
         for reason in choice.reasons:
             reporter.note(reason)
         named = {choice.member: choice.recipe}
-    if not overrides:
-        return named
-    return {k: read_recipe(r.model_dump(mode="json"), overrides) for k, r in named.items()}
+    # A resolved recipe of another run may be given: where it started is looked up anew.
+    return {
+        key: read_recipe(recipe.model_dump(mode="json", exclude={"start"}), overrides)
+        for key, recipe in named.items()
+    }
 
 
 def _default_out(name: str, table: Table, members: Mapping[str, Recipe]) -> Path:
@@ -186,23 +189,39 @@ def _check_stages(recipes: Mapping[str, Recipe]) -> None:
         )
 
 
-def _prepare_members(
-    run: Run, recipes: Mapping[str, Recipe], weights: Path | None, device: str, reporter: Reporter
+def _prepare_inputs(
+    run: Run, recipes: Mapping[str, Recipe], classes: int, weights: Path | None
 ) -> None:
-    """Fix each member's input, and let the probe fill its engine once."""
+    """Fix each member's start weights and input, once; what is missing is said here."""
+    for name in run.members:
+        member = run.member(name)
+        if member.prepared:
+            continue
+        recipe = recipes[name]
+        recipe = recipe.model_copy(update={"start": find_start(recipe, weights)})
+        spec = resolve_input(recipe, weights)
+        # Built once here, so that missing weights stop us before any long work.
+        build_network(recipe, spec, classes, weights=weights)
+        member.write_recipe(recipe)
+        member.write_input(spec)
+
+
+def _choose_engines(run: Run, device: str, reporter: Reporter) -> None:
+    """Let the probe fill each member's engine, once."""
     jobs = len(run.members) * len(run.folds)
     for place, name in enumerate(run.members):
         member = run.member(name)
-        if member.recipe().start.architecture:
+        recipe = member.recipe()
+        if recipe.start.file:
+            reporter.note(f"{name}: starts from {recipe.start.file}")
+        if "auto" not in recipe.engine.model_dump().values():
+            _own_threads(recipe.engine, place, run)
             continue
-        start = find_start(recipes[name], weights)
-        spec = resolve_input(recipes[name], weights)
         engine, timings = choose_engine(
-            recipes[name], spec, device=device, jobs=jobs, cores=count_cores()
+            recipe, member.input_spec(), device=device, jobs=jobs, cores=count_cores()
         )
         engine = engine.model_copy(update={"threads": _own_threads(engine, place, run)})
-        member.write_input(spec)
-        member.write_recipe(recipes[name].model_copy(update={"engine": engine, "start": start}))
+        member.write_recipe(recipe.model_copy(update={"engine": engine}))
         append_event(run.log, "probe", member=name, timings=[asdict(t) for t in timings])
         layout = ", channels-last" if engine.channels_last else ""
         reporter.note(f"{name}: {engine.precision}{layout}{_describe_timings(timings)}")

@@ -59,7 +59,10 @@ def weights_folder(folder: str | Path | None) -> Path | None:
     path = Path(named)
     if not path.is_dir():
         origin = "--weights" if folder else f"${WEIGHTS_VARIABLE}"
-        raise WeightsError(f"{origin} names {path}, which is no folder.")
+        raise WeightsError(
+            f"{origin} names {path}, which is no folder. Name the folder that "
+            "holds the safetensors files, or leave it out."
+        )
     return path
 
 

@@ -15,8 +15,6 @@ from docs.mistakes import MISTAKES, Mistake, make
 
 import loupe
 
-TERSE = {"no-table", "no-run", "nothing-to-predict", "weights-folder"}
-"""Answers that do not say how to go on yet. None is to be added."""
 BY_NAME = {mistake.name: mistake for mistake in MISTAKES}
 
 
@@ -42,7 +40,7 @@ def test_an_answer_ends_as_a_sentence_does(mistake: Mistake) -> None:
 
 
 def test_all_but_some_answers_say_how_to_go_on() -> None:
-    assert {mistake.name for mistake in MISTAKES if not mistake.onward} == TERSE
+    assert not [mistake.name for mistake in MISTAKES if not mistake.onward]
 
 
 def test_exit_codes_are_the_documented_ones() -> None:

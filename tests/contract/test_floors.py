@@ -61,8 +61,8 @@ MAP: dict[str, list[set[str]]] = {
     "training": [
         {"data", "following", "recipe", "weights"},
         {"build", "defaults", "runs"},
-        {"fitting", "scoring"},
-        {"inference"},
+        {"heads", "inference", "scoring"},
+        {"fitting"},
         {"jobs", "probing"},
         {"training"},
     ],
@@ -96,7 +96,7 @@ LIBRARIES: dict[str, set[str]] = {
     "rich": {"terminal"},
     "safetensors": {"inference", "jobs"},
     "timm": {"build"},
-    "torch": {"build", "data", "fitting", "inference", "jobs", "probing", "training"},
+    "torch": {"build", "data", "fitting", "heads", "inference", "jobs", "probing", "training"},
     "yaml": {"recipe"},
 }  # fmt: skip
 """Who imports what; one place for each keeps it replaceable. No pandas, no scikit-learn."""

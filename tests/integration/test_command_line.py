@@ -1,4 +1,4 @@
-"""The commands as a user types them, on a tiny table: files out, exit codes, killed and continued."""
+"""The commands as a user types them, on a tiny table: files, exit codes, kill and continue."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ from torch import nn
 from loupe.build import build_loss, build_network, resolve_input
 from loupe.data import Samples
 from loupe.errors import LoupeError
-from loupe.fitting import L2_GRID, Progress, Task, fit, fit_logistic
+from loupe.fitting import Progress, Task, fit
+from loupe.heads import L2_GRID, fit_logistic
 from loupe.recipe import Loss, Recipe, read_recipe
 
 N, SIZE = 12, 32
