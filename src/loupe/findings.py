@@ -84,9 +84,10 @@ def list_findings(
 
 
 def _list_damage(table: Table, facts: Sequence[ImageFacts]) -> Iterator[Finding]:
-    for name, fact in zip(table.ids, facts, strict=True):
+    for name, path, fact in zip(table.ids, table.images, facts, strict=True):
         if fact.kind is not None:
-            detail = fact.error or fact.kind
+            # The id stands beside it already.
+            detail = (fact.error or fact.kind).removeprefix(f"{path}: ")
             yield Finding(id=name, finding=fact.kind, severity="fix", detail=detail)
 
 

@@ -282,7 +282,7 @@ def _check_enough(sheet: Groups, parts: int, *, stratify: bool) -> None:
         f"{len(alone)} class(es) stand in one group only, so they could never be both trained on "
         f"and scored: {shorten(found)}. Expected two groups or more for each class. Gather more "
         "images, merge the class into another, leave it out, or give up balanced classes "
-        "(--stratify none)."
+        "(loupe split --stratify none)."
     )
 
 

@@ -127,7 +127,7 @@ def test_classes_in_one_group_are_all_named():
     text = str(caught.value)
     assert "2 class(es)" in text
     assert "'once' (1 row(s), 1 group), 'plate' (3 row(s), 1 group)" in text
-    assert "--stratify none" in text
+    assert "loupe split --stratify none" in text
     assert "ok" not in text.split(":")[1]
 
 
