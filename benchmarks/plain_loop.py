@@ -169,13 +169,6 @@ def make_transforms(size: int, mean: list[float], std: list[float]) -> tuple[T.C
     finish = [T.ToTensor(), T.Normalize(mean, std)]
     augment = [
         T.RandomHorizontalFlip(),
-        T.RandomAffine(
-            degrees=15,
-            translate=(0.08, 0.08),
-            scale=(0.85, 1.2),
-            interpolation=T.InterpolationMode.BILINEAR,
-        ),
-        T.RandomApply([T.ColorJitter(brightness=0.2, contrast=0.2)], p=0.75),
     ]
     return T.Compose([resize, *finish]), T.Compose([resize, *augment, *finish])
 

@@ -8,6 +8,7 @@ Shapes: N rows, C classes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ from loupe.errors import InputError, shorten
 from loupe.table import Float32, Layout
 
 Bools = NDArray[np.bool_]
+
+_INTEGER = re.compile(r"[+-]?\d+")
+_DECIMAL = re.compile(r"[+-]?\d*\.\d*(?:[eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +75,28 @@ class Answers:
         ]
 
 
+def blank_answers(
+    ids: Sequence[str], classes: Sequence[str], *, exclusive: bool, layout: Layout
+) -> Answers:
+    """Return answers that say nothing, to try out how they would be written.
+
+    Args:
+        ids: (N,) ids of the rows that are to be predicted.
+        classes: (C,) names.
+        exclusive: One class a row.
+        layout: How the training table was written.
+    """
+    shape = (len(ids), len(classes))
+    return Answers(
+        ids=tuple(ids),
+        classes=tuple(classes),
+        probs=np.zeros(shape, np.float32),
+        decisions=np.zeros(shape, np.bool_),
+        exclusive=exclusive,
+        layout=layout,
+    )
+
+
 def spell_probs(answers: Answers, at: int) -> list[str]:
     """Spell a column of probabilities; "" where a row could not be read.
 
@@ -82,6 +108,20 @@ def spell_probs(answers: Answers, at: int) -> list[str]:
     """
     texts = np.asarray(answers.probs[:, at], np.float32).astype(str).tolist()
     return ["" if lost else str(t) for t, lost in zip(texts, answers.messages(), strict=True)]
+
+
+def spell_classes(answers: Answers, *, numbers: bool) -> tuple[str, ...]:
+    """Return the text that stands for each class in the training table.
+
+    Args:
+        answers: The predictions.
+        numbers: Where the table has names, give each class its place, from 0.
+    """
+    given = answers.layout.numbers
+    known = len(given) == len(answers.classes)
+    if numbers and not known and not are_integers(answers.classes):
+        return tuple(str(at) for at in range(len(answers.classes)))
+    return given if known else answers.classes
 
 
 def spell_flags(answers: Answers, at: int, words: Sequence[str]) -> list[str]:
@@ -123,3 +163,23 @@ def spell_lists(answers: Answers, texts: Sequence[str], separator: str) -> list[
         "" if lost else separator.join(t for t, there in zip(texts, row, strict=True) if there)
         for row, lost in zip(answers.decisions.tolist(), answers.messages(), strict=True)
     ]
+
+
+def has_decimals(cells: Sequence[str]) -> bool:
+    """Return True if some cell is a number with a decimal point.
+
+    Examples:
+        >>> has_decimals(["0", "0.5"]), has_decimals(["0", "a.b"])
+        (True, False)
+    """
+    return any(_DECIMAL.fullmatch(text.strip()) for text in cells)
+
+
+def are_integers(texts: Sequence[str]) -> bool:
+    """Return True if there are texts and each is a whole number.
+
+    Examples:
+        >>> are_integers(["0", "-12"]), are_integers(["0", "x"]), are_integers([])
+        (True, False, False)
+    """
+    return bool(texts) and all(_INTEGER.fullmatch(text.strip()) for text in texts)

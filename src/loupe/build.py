@@ -11,7 +11,8 @@ from __future__ import annotations
 import copy
 import math
 import socket
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,14 +21,25 @@ import timm
 import torch
 from huggingface_hub import constants as hub
 from torch import Tensor, nn
-from torch.nn import functional
 
-from loupe.errors import RecipeError, WeightsError, suggest
+from loupe.errors import RecipeError, WeightsError, shorten, suggest
 from loupe.images import IMAGENET_MEAN, IMAGENET_STD, InputSpec
-from loupe.recipe import FullStage, Loss, Network, Recipe, Schedule, Start
-from loupe.weights import digest_file, explain_missing, find_weights
+from loupe.recipe import FullStage, Network, Recipe, Schedule, Start
+from loupe.weights import (
+    digest_file,
+    explain_failed,
+    find_weights,
+    locate_start,
+    read_header,
+    shorten_error,
+)
 
-LossFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+# What timm and torch raise for settings and weights that do not fit a network.
+_FAILURES = (OSError, LookupError, RuntimeError, AssertionError, TypeError, ValueError)
+
+
+_MOST_MISSING = 0.05
+"""Share of the parameters that a weights file may lack (a new norm before the head)."""
 
 
 class Classifier(nn.Module):
@@ -78,6 +90,11 @@ class Classifier(nn.Module):
         return self.classify(self.features(images_BHWC))
 
 
+def knows_network(name: str) -> bool:
+    """Return True if timm has a network of this name, with or without a tag."""
+    return bool(timm.is_model(name.partition(".")[0]))
+
+
 def find_start(recipe: Recipe, weights: Path | None) -> Start:
     """Look up which network and which weights a recipe starts from.
 
@@ -93,8 +110,8 @@ def find_start(recipe: Recipe, weights: Path | None) -> Start:
     network = recipe.network
     file = find_weights(network.name, weights) if network.pretrained else None
     name = file.architecture if file else network.name
-    base = name.partition(".")[0]
-    if not timm.is_model(base):
+    if not knows_network(name):
+        base = name.partition(".")[0]
         raise RecipeError(
             f"network.name is {network.name!r}: timm {timm.__version__} has no network {base!r}"
             f"{suggest(base, timm.list_models())}."
@@ -110,18 +127,23 @@ def resolve_input(recipe: Recipe, weights: Path | None) -> InputSpec:
 
     Args:
         recipe: Its `input` and `network` are used.
-        weights: Local weights folder; a file's own mean and deviation win over
-            timm's configuration.
+        weights: Local weights folder. A file's own mean and deviation win; next
+            comes what timm has under the file's name, then under the network's.
 
     Raises:
         RecipeError: timm has no such network.
     """
     start = find_start(recipe, weights)
-    published = timm.get_pretrained_cfg(start.architecture)
-    mean, std = (published.mean, published.std) if published else (IMAGENET_MEAN, IMAGENET_STD)
     file = find_weights(recipe.network.name, weights) if start.file else None
     if file is not None and file.mean and file.std:
         mean, std = file.mean, file.std
+    else:
+        # Tags of one network may differ: the most exact name is looked up first.
+        base = start.architecture.partition(".")[0]
+        names = (Path(start.file).stem, recipe.network.name, base)
+        known = (_published(name) for name in names if name.partition(".")[0] == base)
+        cfg = next(filter(None, known), None)
+        mean, std = (cfg.mean, cfg.std) if cfg else (IMAGENET_MEAN, IMAGENET_STD)
     channels = recipe.input.channels
     return InputSpec(
         height=recipe.input.size[0],
@@ -148,73 +170,23 @@ def build_network(
             trained weights are loaded next.
 
     Raises:
-        WeightsError: weights were asked for and cannot be had, or the file is
-            not the one that the run started from.
-        RecipeError: the network is unknown, or does not take the input size.
+        WeightsError: weights cannot be had, do not fit the network, or are not
+            those that the run started from.
+        RecipeError: the network is unknown, or does not take a setting.
     """
     network = recipe.network
     start = find_start(recipe, weights)
     options = _timm_options(network, spec, start)
     if load and network.pretrained:
-        options |= _pretrained_options(network, start, weights)
+        options |= _pretrained_options(start, weights)
     # Forked so that the caller's random state is untouched.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _naming_settings(network, start, spec):
         torch.manual_seed(recipe.seed)
-        try:
-            backbone = _create_backbone(start.architecture, options, spec)
-        except (OSError, LookupError) as error:
-            detail = str(error).strip().partition("\n")[0][:200]
-            raise WeightsError(f"{explain_missing(network.name, weights)}\n({detail})") from None
-        return Classifier(backbone, _count_features(backbone, spec), classes, spec, network.dropout)
-
-
-def build_loss(loss: Loss, *, exclusive: bool, class_weights: Tensor | None) -> LossFunction:
-    """Return the loss as a function of (logits, targets, row weights).
-
-    Args:
-        loss: Name and label smoothing.
-        exclusive: Softmax (True) or a sigmoid per column.
-        class_weights: (C,) from `balance_classes`, or None.
-
-    Returns:
-        A function of logits (B, C), targets (B, C) in [0, 1] and optional
-        weights (B,) that gives the mean loss.
-
-    Raises:
-        RecipeError: cross-entropy for columns that stand alone.
-    """
-    name = loss.name if loss.name != "auto" else ("cross_entropy" if exclusive else "bce")
-    if name == "cross_entropy" and not exclusive:
-        raise RecipeError(
-            "loss.name is 'cross_entropy', but the table's classes are not exclusive; "
-            "use 'bce' (or 'auto')."
-        )
-    per_row = _cross_entropy if name == "cross_entropy" else _binary_cross_entropy
-    smoothing = loss.label_smoothing
-
-    def compute(logits: Tensor, targets: Tensor, row_weights: Tensor | None) -> Tensor:
-        values = per_row(logits, _smooth(targets, smoothing, exclusive=exclusive), class_weights)
-        return values.mean() if row_weights is None else (values * row_weights).mean()
-
-    return compute
-
-
-def balance_classes(targets: Tensor, *, exclusive: bool) -> Tensor:
-    """Return class weights that make rare classes count as much as common ones.
-
-    Exclusive columns: n / (C x n_class), as scikit-learn's `balanced`. Columns
-    that stand alone: the weight of a positive, n_negative / n_positive.
-
-    Args:
-        targets: (N, C) of the training rows.
-        exclusive: Softmax or sigmoids.
-
-    Returns:
-        (C,) float32.
-    """
-    count = targets.sum(dim=0).clamp(min=1)
-    rows = targets.shape[0]
-    return rows / (targets.shape[1] * count) if exclusive else (rows - count).clamp(min=1) / count
+        backbone = _create_backbone(network, start, options, spec, weights)
+        if load and start.file:
+            _check_names(backbone, (weights or Path()) / start.file)
+        features = _count_features(backbone, spec)
+        return Classifier(backbone, features, classes, spec, network.dropout)
 
 
 def build_optimizer(recipe: Recipe, stage: FullStage, network: Classifier) -> torch.optim.Optimizer:
@@ -319,6 +291,14 @@ def _undecayed(network: Classifier) -> set[str]:
     return vectors | {f"backbone.{name}" for name in named}
 
 
+def _published(name: str) -> Any:
+    """Return timm's configuration of a network; None if it does not know the tag."""
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        return None
+
+
 def _match_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     if len(values) == channels:
         return tuple(values)
@@ -334,30 +314,50 @@ def _timm_options(network: Network, spec: InputSpec, start: Start) -> dict[str, 
     return options | start.kwargs
 
 
-def _pretrained_options(network: Network, start: Start, weights: Path | None) -> dict[str, Any]:
+def _pretrained_options(start: Start, weights: Path | None) -> dict[str, Any]:
     if not start.file:
         return {"pretrained": True}
-    path = (weights or Path()) / start.file
-    if not path.is_file() or digest_file(path) != start.digest:
-        raise WeightsError(
-            f"{network.name} started from {start.file} (digest {start.digest}); {path} is "
-            f"{'another file' if path.is_file() else 'not there'}. Name the folder that holds it "
-            "with --weights, or train into another --out."
-        )
-    return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
+    path = str(locate_start(start.file, start.digest, weights))
+    return {"pretrained": True, "pretrained_cfg_overlay": {"file": path}}
 
 
-def _create_backbone(name: str, options: dict[str, Any], spec: InputSpec) -> nn.Module:
-    """Create the backbone; networks with position embeddings are told the input size."""
-    sized = options | {"img_size": (spec.height, spec.width)}
+@contextmanager
+def _naming_settings(network: Network, start: Start, spec: InputSpec) -> Iterator[None]:
+    """Turn what timm and torch raise for settings that do not fit into our error."""
     try:
-        return _create(name, sized)
+        yield
+    except _FAILURES as error:
+        cfg = _published(start.architecture)
+        usual = f"; it was published for {cfg.input_size[1]}" if cfg else ""
+        raise RecipeError(
+            f"network {start.architecture!r} cannot be built with input.size {spec.height} x "
+            f"{spec.width}, network.pool {network.pool!r} and network.drop_path "
+            f"{network.drop_path} ({shorten_error(error)}). Choose a size that it takes (--set "
+            f"input.size=N{usual}), or leave out a setting that it does not have."
+        ) from None
+
+
+def _create_backbone(
+    network: Network, start: Start, options: dict[str, Any], spec: InputSpec, weights: Path | None
+) -> nn.Module:
+    try:
+        return _create_sized(start.architecture, options, spec)
+    except _FAILURES as error:
+        if not options["pretrained"]:
+            raise
+        # Settings are at fault if it fails without weights too, else the weights are.
+        _create_sized(start.architecture, options | {"pretrained": False}, spec)
+        raise WeightsError(explain_failed(error, network.name, start.file, weights)) from None
+
+
+def _create_sized(name: str, options: dict[str, Any], spec: InputSpec) -> nn.Module:
+    """Create a network; those with position embeddings are told the input size."""
+    try:
+        return _create(name, options | {"img_size": (spec.height, spec.width)})
     except TypeError as error:
         if "img_size" not in str(error):
             raise
         return _create(name, options)
-    except (RuntimeError, AssertionError) as error:
-        raise RecipeError(f"network {name!r} could not be built: {error}") from None
 
 
 def _create(name: str, options: dict[str, Any]) -> nn.Module:
@@ -370,15 +370,26 @@ def _create(name: str, options: dict[str, Any]) -> nn.Module:
     return module
 
 
+def _check_names(backbone: nn.Module, path: Path) -> None:
+    """Refuse a file that does not hold the network: timm loads what fits and is silent."""
+    held = read_header(path).names
+    wanted = {name: value.numel() for name, value in backbone.named_parameters()}
+    missing = {name: count for name, count in wanted.items() if name not in held}
+    if sum(missing.values()) > _MOST_MISSING * sum(wanted.values()):
+        raise WeightsError(
+            f"{path}: {len(missing)} of the network's {len(wanted)} parameters are not in the "
+            f"file ({shorten(list(missing), 3)}); it holds {shorten(sorted(held), 3)}. Expected "
+            "timm's names; save the file with the command of the error that asks for weights."
+        )
+
+
 @torch.inference_mode()
 def _count_features(backbone: nn.Module, spec: InputSpec) -> int:
     """Measured, because timm's `num_features` is not always what comes out."""
-    training = backbone.training
     blank = torch.zeros(1, spec.channels, spec.height, spec.width)
-    try:
-        return int(backbone.eval()(blank).shape[1])
-    finally:
-        backbone.train(training)
+    features = int(backbone.eval()(blank).shape[1])
+    backbone.train()
+    return features
 
 
 def _hub_resolves() -> bool:
@@ -388,22 +399,3 @@ def _hub_resolves() -> bool:
     except OSError:
         return False
     return True
-
-
-def _smooth(targets: Tensor, smoothing: float, *, exclusive: bool) -> Tensor:
-    if not smoothing:
-        return targets
-    other = 1 / targets.shape[1] if exclusive else 0.5
-    return targets * (1 - smoothing) + smoothing * other
-
-
-def _cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor | None) -> Tensor:
-    log_probs = functional.log_softmax(logits.float(), dim=1)
-    weighted = targets if class_weights is None else targets * class_weights
-    return -(weighted * log_probs).sum(dim=1)
-
-
-def _binary_cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor | None) -> Tensor:
-    return functional.binary_cross_entropy_with_logits(
-        logits.float(), targets, pos_weight=class_weights, reduction="none"
-    ).mean(dim=1)

@@ -12,13 +12,15 @@ import csv
 import io
 import itertools
 import math
+import numbers
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 SEPARATORS = (",", ";", "\t")
 """What may stand between the cells of a text table, the first preferred."""
+LIST_JOINT = "|"
+"""What parts the labels of a cell that was a list of them."""
 _SAMPLE_ROWS = 50
 
 
@@ -46,6 +50,8 @@ class Cells:
             sources the number of the row, from 1.
         unit: What `lines` counts: "line" or "row".
         separator: What stands between the cells of the file.
+        lists: Columns whose cells were lists; their text is joined by `LIST_JOINT`.
+        group: The column that the user named for groups; "" if none.
     """
 
     where: str
@@ -55,6 +61,8 @@ class Cells:
     lines: list[int]
     unit: str = "line"
     separator: str = ","
+    lists: frozenset[str] = frozenset()
+    group: str = ""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -103,15 +111,16 @@ def read_cells(source: str | Path | pd.DataFrame) -> Cells:
 
     Text stays as written: "007", "NA" and "" are three different cells. Numbers
     of Parquet files and data frames become their shortest text, whole ones
-    without a point; missing values become "".
+    without a point; missing values become "", and a list of labels becomes one
+    text, joined by `LIST_JOINT`.
 
     Args:
         source: A CSV or TSV file (UTF-8; the separator is found out), a Parquet
             file, or a pandas data frame (its index is not read).
 
     Raises:
-        TableError: the file is missing, empty, not UTF-8 or not rectangular, or
-            two columns have one name.
+        TableError: the file is missing, empty, not UTF-8 or not rectangular, two
+            columns have one name, or a cell is no text, number or list of those.
     """
     if not isinstance(source, str | Path):
         return _read_frame(source)
@@ -264,22 +273,65 @@ def _read_frame(frame: pd.DataFrame) -> Cells:
 def _from_columns(
     where: str, folder: Path, names: Sequence[str], columns: Sequence[Sequence[Any]]
 ) -> Cells:
+    header = tuple(name.strip() for name in names)
+    _refuse_objects(where, header, columns)
     texts = [[_spell(value) for value in column] for column in columns]
     rows = [list(row) for row in zip(*texts, strict=True)]
+    listed = [any(_is_list(value) for value in column) for column in columns]
     cells = Cells(
         where=where,
         folder=folder,
-        header=tuple(name.strip() for name in names),
+        header=header,
         rows=rows,
         lines=list(range(1, len(rows) + 1)),
         unit="row",
+        lists=frozenset(itertools.compress(header, listed)),
     )
     return _checked(cells)
+
+
+def _refuse_objects(where: str, header: Sequence[str], columns: Sequence[Sequence[Any]]) -> None:
+    """Refuse cells that have no text of their own, such as the bytes of an image."""
+    told = []
+    for name, column in zip(header, columns, strict=True):
+        wrong = {row: kind for row, value in enumerate(column, 1) if (kind := _name_object(value))}
+        if wrong:
+            kinds = " and ".join(dict.fromkeys(wrong.values()))
+            plural = "row" if len(wrong) == 1 else "rows"
+            told.append(f"column {name!r} holds {kinds} on {plural} {shorten(list(wrong))}")
+    if told:
+        raise TableError(
+            f"{where}: {'; '.join(told)}. Expected text, numbers or lists of labels: write file "
+            "names and labels as text, and take columns of other data out."
+        )
+
+
+def _name_object(value: object) -> str:
+    """Name what a cell holds if it cannot be spelled; "" if it can."""
+    if isinstance(value, dict | bytes | bytearray | memoryview):
+        return f"a {type(value).__name__} object"
+    if not _is_list(value):
+        return ""
+    parts = _open_list(value)
+    odd = [p for p in parts if not isinstance(p, str | numbers.Number | np.generic)]
+    if odd:
+        return f"a list of {type(odd[0]).__name__} objects"
+    return f"a label with {LIST_JOINT!r} in it" if any(LIST_JOINT in str(p) for p in parts) else ""
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list | tuple | np.ndarray)
+
+
+def _open_list(value: Any) -> list[Any]:
+    return np.atleast_1d(value).tolist() if isinstance(value, np.ndarray) else list(value)
 
 
 def _spell(value: object) -> str:
     if isinstance(value, str):
         return value
+    if _is_list(value):
+        return LIST_JOINT.join(_spell(part) for part in _open_list(value))
     # NaN, NaT and pandas' NA are the values that do not equal themselves.
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return ""
@@ -320,12 +372,4 @@ def add_columns(cells: Cells, added: Mapping[str, Sequence[str]]) -> Cells:
         at = header.index(name)
         for row, cell in zip(rows, column, strict=True):
             row[at] = cell
-    return Cells(
-        where=cells.where,
-        folder=cells.folder,
-        header=header,
-        rows=rows,
-        lines=cells.lines,
-        unit=cells.unit,
-        separator=cells.separator,
-    )
+    return replace(cells, header=header, rows=rows)

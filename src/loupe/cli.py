@@ -8,9 +8,10 @@ be fixed, images that could not be read); 2 the input cannot be used as it is;
 from __future__ import annotations
 
 import functools
+import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +20,7 @@ import click
 from loupe.errors import LoupeError
 
 if TYPE_CHECKING:
+    from loupe.answers import Answers
     from loupe.checking import CheckReport
     from loupe.predictions import Bools, Predictions
     from loupe.runs import Run
@@ -50,6 +52,10 @@ def main() -> None:
     except LoupeError as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        # A full disk, a folder that may not be written: the system says it best.
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
     except click.ClickException as error:
@@ -109,11 +115,13 @@ def check(
     write_check(report, out)
     _show_check(report, out)
     bad = report.quarantined()
-    if quarantine is not None and report.must_fix:
+    if quarantine is not None:
         write_quarantine(found, table, quarantine, bad)
-        click.echo(f"{len(bad)} rows set aside; train on {quarantine}")
+        next_command = _spell("train", quarantine, reading, default_images=table)
+        click.echo(f"{len(bad)} rows set aside; next: {next_command}")
     elif report.must_fix:
-        click.echo(f"set these rows aside with: loupe check {table} --quarantine CLEAN.csv")
+        command = _spell("check", table, reading)
+        click.echo(f"set these rows aside with: {command} --quarantine CLEAN.csv")
     sys.exit(1 if report.must_fix and quarantine is None else 0)
 
 
@@ -151,8 +159,12 @@ def split(table: Path, out: Path, stratify: str, no_shuffle: bool, **options: An
         **options,
     )
     append_columns(made, table, out, added_columns(made))
-    images = reading["images"] or (table if table.is_dir() else table.parent)
-    click.echo(f"wrote {out}; next: loupe train {out} --images {images}")
+    given = ["--group", options["group"]] if options["group"] != "auto" else []
+    if options["allow_leak"]:
+        given.append("--allow-leak")
+    reading |= {"masks": None, "names": None} if table.is_dir() else {}
+    command = _spell("train", out, reading, default_images=table, more=given)
+    click.echo(f"wrote {out} (digest {made.digest()}); next: {command}")
 
 
 @cli.command()
@@ -203,15 +215,15 @@ def train(table: Path, recipes: tuple[Path, ...], cache_gb: float, **options: An
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("source", metavar="IMAGES|TABLE", type=click.Path(path_type=Path))
-@table_options
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of the images.")
+@click.option("--image-column", help="Column with the image's file name.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="CSV to write.")
 @click.option("--tta", "views", type=click.IntRange(1, 4), help="Views; default: the recipe's.")
 @click.option(
     "--format",
     "form",
-    default="labels",
     type=click.Choice(["labels", "probabilities", "submission"]),
-    show_default=True,
+    help="Default: labels; submission where its options are given.",
 )
 @click.option("--like", type=click.Path(path_type=Path), help="Sample submission to repeat.")
 @click.option("--columns", help="Columns of the submission, with commas.")
@@ -220,7 +232,12 @@ def train(table: Path, recipes: tuple[Path, ...], cache_gb: float, **options: An
 @click.option("--numbers", is_flag=True, help="Class numbers in place of names.")
 @click.option("--device", default="auto", show_default=True)
 def predict(
-    run: Path, source: Path, out: Path, views: int | None, device: str, **options: Any
+    run: Path,
+    source: Path,
+    out: Path,
+    views: int | None,
+    device: str,
+    **writing: Any,
 ) -> None:
     """Predict images with all folds of a run.
 
@@ -229,16 +246,20 @@ def predict(
     import loupe
     from loupe.predictions import decide_plainly
 
-    reading, writing = _part(options)
-    table = _read(source, reading)
+    reading = {name: writing.pop(name) for name in ("images", "image_column")}
+    table = _read(source, {"layout": "images", **reading})
+    trained = loupe.open_run(run).table()
+    form, options = _choose_form(writing)
+    # Refused now, rather than after hours of prediction.
+    _check_writing(out, form, table, trained, options)
     predictions = loupe.predict(run, table, views=views, device=device, reporter=_reporter())
     decisions = decide_plainly(predictions)
-    _write_predictions(run, predictions, decisions, out, writing)
+    _write_predictions(out, form, _answer(predictions, decisions, trained), options)
     _show_shares(predictions, decisions)
     failed = int((~predictions.readable).sum())
-    seen = int((~predictions.held_out).sum())
+    seen = int((~predictions.held_out & predictions.readable).sum())
     if seen:
-        click.echo(f"! {seen} of these rows were in the run's table: their scores flatter")
+        click.echo(f"! the run was trained on {seen} of these images: their scores flatter")
     if failed:
         click.echo(f"! {failed} image(s) could not be read; their rows say why", err=True)
     click.echo(f"wrote {out}")
@@ -280,6 +301,23 @@ def _read(source: Path, reading: dict[str, Any]) -> Table:
     return table
 
 
+def _spell(
+    verb: str,
+    table: Path,
+    reading: dict[str, Any],
+    *,
+    default_images: Path | None = None,
+    more: Sequence[str] = (),
+) -> str:
+    """Spell a command with the reading options that were given."""
+    shown = {key: value for key, value in reading.items() if value}
+    if default_images is not None:
+        folder = default_images if default_images.is_dir() else default_images.parent
+        shown.setdefault("images", folder)
+    words = [word for key, value in shown.items() for word in (f"--{key.replace('_', '-')}", value)]
+    return shlex.join(["loupe", verb, str(table), *map(str, words), *more])
+
+
 def _reporter() -> Any:
     from loupe.terminal import make_console, make_reporter
 
@@ -301,39 +339,63 @@ def _show_run(run: Run) -> None:
     click.echo(f"\n{run.instructions_file.read_text(encoding='utf-8')}", nl=False)
 
 
-def _write_predictions(
-    run: Path, predictions: Predictions, decisions: Bools, out: Path, writing: dict[str, Any]
-) -> None:
-    from loupe import submissions
-    from loupe.answers import Answers
-    from loupe.runs import open_run
-
+def _choose_form(writing: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Part the form from the options of a submission, which imply it."""
     form = writing.pop("form")
-    answers = Answers(
+    columns = writing["columns"]
+    writing["columns"] = tuple(columns.split(",")) if columns else None
+    given = [name for name, value in writing.items() if value]
+    if form in (None, "submission"):
+        return "submission" if given or form else "labels", writing
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise click.UsageError(f"{names} shape a submission; leave out --format {form}.")
+    return form, writing
+
+
+def _check_writing(
+    out: Path, form: Any, table: Table, trained: Table, options: dict[str, Any]
+) -> None:
+    from loupe.submissions import check_writing
+
+    check_writing(
+        out,
+        form,
+        ids=[*table.ids, *(row.id for row in table.quarantined)],
+        classes=trained.classes,
+        exclusive=trained.exclusive,
+        layout=trained.layout,
+        like=options["like"],
+        columns=options["columns"],
+        numbers=options["numbers"],
+    )
+
+
+def _answer(predictions: Predictions, decisions: Bools, trained: Table) -> Answers:
+    from loupe.answers import Answers
+
+    return Answers(
         ids=predictions.ids,
         classes=predictions.classes,
         probs=predictions.probs,
         decisions=decisions,
         exclusive=predictions.exclusive,
         errors=predictions.errors,
-        layout=open_run(run).table().layout,
+        layout=trained.layout,
     )
-    if form != "submission":
-        write = submissions.write_labels if form == "labels" else submissions.write_probabilities
-        write(out, answers)
-        return
-    columns = writing["columns"]
-    notes = submissions.write_submission(
-        out,
-        answers,
-        like=writing["like"],
-        columns=tuple(columns.split(",")) if columns else None,
-        header=not writing["no_header"],
-        index=writing["index"],
-        numbers=writing["numbers"],
-    )
-    for note in notes:
-        click.echo(f"· {note}")
+
+
+def _write_predictions(out: Path, form: Any, answers: Answers, options: dict[str, Any]) -> None:
+    from loupe import submissions
+
+    if form == "labels":
+        submissions.write_labels(out, answers)
+    elif form == "probabilities":
+        submissions.write_probabilities(out, answers)
+    else:
+        header = not options.pop("no_header")
+        for note in submissions.write_submission(out, answers, header=header, **options):
+            click.echo(f"· {note}")
 
 
 def _show_shares(predictions: Predictions, decisions: Bools) -> None:

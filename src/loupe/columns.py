@@ -92,6 +92,7 @@ def recognise_columns(
         cells: The table.
         image_column: The image's column; None looks for one.
         label_column: The label's column, or several parted by commas; None looks.
+            Layout "images" does not.
         layout: One of `COLUMN_LAYOUTS`; None finds out.
         named: Whether a name map says that numbers stand for classes.
 
@@ -99,10 +100,12 @@ def recognise_columns(
         TableError: a named column is missing, there is no image column, or
             several columns could be the label.
     """
-    wanted = _split_columns(cells, label_column)
+    wanted = () if layout == "images" else _split_columns(cells, label_column)
     pixels = _find_named(cells, RLE_COLUMNS)
     if layout in RLE_LAYOUTS or (layout is None and pixels):
         return _recognise_rle(cells, image_column, wanted, pixels, layout)
+    if layout == "images" and pixels:
+        return _recognise_masked(cells, image_column)
     image, notes = find_image_column(cells, image_column)
     key = _find_id(cells, image)
     if key != image:
@@ -153,6 +156,33 @@ def find_image_column(cells: Cells, wanted: str | None) -> tuple[str, list[str]]
     if len(files) == 1:
         return files[0], [f"column {files[0]!r} holds image file names"]
     raise TableError(_explain_no_image(cells, files))
+
+
+def find_extras(cells: Cells) -> dict[str, str]:
+    """Find the columns that hold a row's fold, group and weight.
+
+    Args:
+        cells: The table.
+
+    Returns:
+        Which of `EXTRA_COLUMNS` there are, and the column of each.
+
+    Raises:
+        TableError: several columns could be one of them.
+    """
+    found = {role: [n for n in cells.header if n.casefold() == role] for role in EXTRA_COLUMNS}
+    several = [
+        f"{shorten([repr(n) for n in names])} ({role})"
+        for role, names in found.items()
+        if len(names) > 1
+    ]
+    if several:
+        raise TableError(
+            f"{cells.where}: column names that differ only by case cannot be told apart: "
+            f"{'; '.join(several)}. Rename all but one."
+        )
+    named = {role: names[0] for role, names in found.items() if names}
+    return named | ({"group": cells.group} if cells.group else {})
 
 
 def split_joined(text: str) -> tuple[str, str] | None:
@@ -220,6 +250,16 @@ def _recognise_rle(
     )
 
 
+def _recognise_masked(cells: Cells, image_column: str | None) -> Columns:
+    """Find the image of a table of run lengths of which only the images are read."""
+    joined = image_column or _find_named(cells, JOINED_COLUMNS)
+    if fold_name(joined) in JOINED_COLUMNS:
+        cells.check_column(joined, "image")
+        return Columns(layout="images", image=joined, id=joined)
+    image, notes = find_image_column(cells, image_column)
+    return Columns(layout="images", image=image, id=image, notes=tuple(notes))
+
+
 def _find_id(cells: Cells, image: str) -> str:
     found = [name for name in cells.header if name.casefold() == "id"]
     return found[0] if found else image
@@ -240,11 +280,13 @@ def _explain_no_image(cells: Cells, files: Sequence[str]) -> str:
 
 
 def _free_columns(cells: Cells, taken: Sequence[str]) -> list[str]:
+    extras = find_extras(cells).values()
     return [
         name
         for name in cells.header
         if name not in taken
-        and name.casefold() not in (*EXTRA_COLUMNS, "id")
+        and name not in extras
+        and name.casefold() != "id"
         and fold_name(name) not in (*_NEVER_LABELS, *RLE_COLUMNS, *IMAGE_COLUMNS)
     ]
 
@@ -253,8 +295,8 @@ def _choose_labels(cells: Cells, free: list[str]) -> tuple[tuple[str, ...], list
     """Choose among the columns that have no other meaning; see `LABEL_COLUMNS`."""
     named = [name for known in LABEL_COLUMNS for name in free if fold_name(name) == known]
     like = [name for name in free if name not in named and _has_label_word(name)]
-    units = [name for name in free if is_unit_column(cells.column(name))]
-    kinds = {name: tell_kind(cells.column(name)) for name in (*named, *like)}
+    units = [n for n in free if n not in cells.lists and is_unit_column(cells.column(n))]
+    kinds = {name: _tell_kind(cells, name) for name in (*named, *like)}
     if named:
         # A list and a class are two different tasks; no order of names can choose.
         if len({kinds[name] == "label-list" for name in (*named, *like)}) > 1:
@@ -266,6 +308,10 @@ def _choose_labels(cells: Cells, free: list[str]) -> tuple[tuple[str, ...], list
     if len(likely) > 1:
         raise TableError(_explain_choice(cells, likely))
     return tuple(likely), _note_others(free, likely)
+
+
+def _tell_kind(cells: Cells, name: str, *, named: bool = False) -> str:
+    return "label-list" if name in cells.lists else tell_kind(cells.column(name), named=named)
 
 
 def _has_label_word(name: str) -> bool:
@@ -290,6 +336,8 @@ def _explain_choice(cells: Cells, names: Sequence[str]) -> str:
 
 def _describe(cells: Cells, name: str) -> str:
     column = cells.column(name)
+    if name in cells.lists:
+        return "lists of labels"
     separator = find_list_separator(column)
     if separator:
         return f"lists of labels parted by {separator!r}"
@@ -320,7 +368,7 @@ def _tell_layout(cells: Cells, labels: tuple[str, ...], layout: str | None, *, n
         return layout
     if not labels:
         return "images"
-    return "multi-hot" if len(labels) > 1 else tell_kind(cells.column(labels[0]), named=named)
+    return "multi-hot" if len(labels) > 1 else _tell_kind(cells, labels[0], named=named)
 
 
 def read_ids(cells: Cells, layout: Layout) -> list[str]:
@@ -336,7 +384,7 @@ def read_ids(cells: Cells, layout: Layout) -> list[str]:
     """
     column = layout.id_column or layout.image_column
     texts = cells.column(column)
-    if layout.name == "rle-joined":
+    if layout.name == "rle-joined" or (layout.name == "images" and _joins_classes(cells, column)):
         return [file for file, _ in split_keys(cells, column)]
     empty = [i for i, text in enumerate(texts) if not text.strip()]
     if empty:
@@ -345,6 +393,10 @@ def read_ids(cells: Cells, layout: Layout) -> list[str]:
             f"{cells.spell_lines(empty)}."
         )
     return texts
+
+
+def _joins_classes(cells: Cells, column: str) -> bool:
+    return fold_name(column) in JOINED_COLUMNS and bool(_find_named(cells, RLE_COLUMNS))
 
 
 def split_keys(cells: Cells, column: str) -> list[tuple[str, str]]:

@@ -5,9 +5,10 @@ a number measured in one of them holds in the others. It must not resize, know
 tables, labels or networks, or stand in for a picture that cannot be read.
 
 What every file is turned into: 8-bit RGB. Grey is repeated, palettes are looked
-up, CMYK is converted, 16-bit grey is divided by 257, transparency is laid over
-white (as a page would show it; the colours hidden below it are often noise), and
-of several pages or frames the first is taken.
+up, CMYK is converted, 16-bit grey is divided by 257, 16-bit colour keeps its upper
+8 bits (as Pillow reads it), transparency is laid over white (as a page would show
+it; the colours hidden below it are often noise), and of several pages or frames
+the first is taken.
 
 Shapes: H height, W width.
 """
@@ -37,6 +38,8 @@ MAX_PIXELS = 178_956_970
 """Largest picture opened, in pixels: half a gigabyte of RGB, Pillow's own limit."""
 
 _ORIENTATION_TAG = 0x0112
+_BITS_PER_SAMPLE_TAG = 258  # of TIFF 6.0
+_PNG_DEPTH_AT = 24  # signature 8, length 4, "IHDR" 4, width 4, height 4
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -70,7 +73,7 @@ class ImageFacts:
         height: Rows after EXIF orientation; 0 if the file cannot be read.
         format: As Pillow names it, such as "JPEG"; "" if unknown.
         mode: Pillow's mode as stored, such as "RGB", "I;16" or "CMYK".
-        bits: Bits per channel as stored.
+        bits: Bits per channel as stored: 1, 8 or 16; other depths count as 8.
         channels: 1 if the picture is grey in content, however it is stored.
         frames: Pages or frames in the file; only the first is used.
         orientation: The EXIF orientation, 1 to 8; 1 is upright.
@@ -309,7 +312,7 @@ def _unloaded(name: str, error: Exception) -> DamagedImageError:
 
 def _inspect(data: bytes, name: str, max_pixels: int) -> tuple[ImageFacts, UInt8]:
     with _quiet_pillow(), _open(data, name, max_pixels) as image:
-        mode, form = image.mode, image.format or ""
+        mode, form, bits = image.mode, image.format or "", _count_bits(image, data)
         upright, orientation = _load_upright(image, name)
         alpha, frames = _has_clear_pixels(image), _count_frames(image)
         pixels = np.array(upright)
@@ -318,7 +321,7 @@ def _inspect(data: bytes, name: str, max_pixels: int) -> tuple[ImageFacts, UInt8
         height=pixels.shape[0],
         format=form,
         mode=mode,
-        bits=1 if mode == "1" else 16 if mode.startswith("I") else 8,
+        bits=bits,
         channels=1 if _is_grey(pixels) else 3,
         frames=frames,
         orientation=orientation,
@@ -328,6 +331,18 @@ def _inspect(data: bytes, name: str, max_pixels: int) -> tuple[ImageFacts, UInt8
         pixels=_digest_pixels(pixels),
     )
     return facts, pixels
+
+
+def _count_bits(image: Image.Image, data: bytes) -> int:
+    """Read the depth of the file: Pillow opens 16-bit colour in an 8-bit mode."""
+    if image.mode == "1":
+        return 1
+    depth = 8
+    if image.format == "PNG":
+        depth = data[_PNG_DEPTH_AT]
+    elif image.format == "TIFF":
+        depth = max(8, *getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE_TAG, ()))
+    return 16 if depth == 16 or image.mode.startswith("I") else 8
 
 
 def _count_frames(image: Image.Image) -> int:

@@ -6,10 +6,12 @@ weights and the device alone, so the same command makes the same run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loupe.augment import parse_steps
+from loupe.errors import shorten
 from loupe.recipe import FullStage, HeadStage, Input, Loss, Network, Optimizer, Recipe, Schedule
 from loupe.table import Table, count_classes
 from loupe.weights import WeightsFile, list_weights
@@ -32,68 +34,48 @@ class Choice:
     reasons: tuple[str, ...]
 
 
-def choose_recipe(table: Table, weights: Path | None, *, device: str) -> Choice:
+def choose_recipe(
+    table: Table,
+    weights: Path | None,
+    *,
+    device: str,
+    knows: Callable[[str], bool] | None = None,
+) -> Choice:
     """Pick a recipe for a table.
 
     With local weights: the largest network that suits the device; its last layer
     is solved on frozen features, then all layers are tuned for a few epochs at a
-    low rate with BatchNorm statistics kept (linear probing, then fine-tuning).
-    Without weights: a small network from scratch.
+    low rate with BatchNorm statistics kept (linear probing, then fine-tuning). If
+    all are too large for a CPU: the last layer of the smallest. Without weights: a
+    small network from scratch.
 
     Args:
         table: What is to be learnt.
         weights: Local folder of pretrained weights, or None.
         device: torch device; decides how large a network is sensible.
+        knows: Tells whether an architecture can be built; files of others are
+            left out. None holds all for known.
 
     References:
         Kumar et al. (2022), Fine-Tuning can Distort Pretrained Features and
         Underperform Out-of-Distribution, arXiv:2202.10054, for the two stages.
     """
-    file = _best_weights(weights, device)
-    if file is None:
-        return _from_scratch(table, weights)
-    epochs = 2 if len(table) < _MANY_ROWS else 1
-    recipe = Recipe(
-        network=Network(name=file.path.stem),
-        input=Input(size=(224, 224)),
-        augment=AUGMENT,
-        loss=_loss(table, smoothing=0.1 if table.exclusive else 0.0),
-        optimizer=Optimizer(lr=2e-4),
-        stages=(HeadStage(), FullStage(epochs=epochs, freeze_norm=True)),
-        ema=0.98,
-    )
-    size = f"{file.parameters / 1e6:.1f} M parameters, {file.path.name}"
-    plan = f"last layer on frozen features first, then all layers for {epochs} epoch(s)"
-    reasons = (
-        f"{file.architecture}: the largest local network that suits {device} ({size})",
-        f"{len(table):,} rows: {plan} at a low rate",
-        *_explain_loss(recipe.loss),
-    )
-    return Choice(member=file.architecture, recipe=recipe, reasons=reasons)
+    files = () if weights is None else list_weights(weights)
+    usable = [file for file in files if knows is None or knows(file.architecture)]
+    suited = [f for f in usable if device != "cpu" or f.parameters <= CPU_PARAMETERS]
+    if suited:
+        choice = _tune(table, max(suited, key=_size), device)
+    elif usable:
+        choice = _probe(table, min(usable, key=_size))
+    else:
+        choice = _from_scratch(table, weights)
+    left_out = tuple(file.path.name for file in files if file not in usable)
+    return replace(choice, reasons=choice.reasons + _explain_unknown(left_out))
 
 
-AUGMENT = parse_steps(
-    [
-        "HorizontalFlip",
-        {
-            "Affine": {
-                "scale": [0.85, 1.2],
-                "rotate": [-15, 15],
-                "translate_percent": [-0.08, 0.08],
-                "p": 1.0,
-            }
-        },
-        {"RandomBrightnessContrast": {"p": 0.75}},
-    ]
-)
-"""Transforms of the default recipe: mild, so that they suit most photographs."""
-
-
-def _best_weights(folder: Path | None, device: str) -> WeightsFile | None:
-    files = [] if folder is None else list(list_weights(folder))
-    if device == "cpu":
-        files = [file for file in files if file.parameters <= CPU_PARAMETERS]
-    return max(files, key=lambda file: (file.parameters, file.path.name), default=None)
+AUGMENT = parse_steps(["HorizontalFlip"])
+"""Transforms of the default recipe: with few epochs stronger ones cost more than they
+give (docs/notes.md)."""
 
 
 def scratch_recipe(table: Table) -> Recipe:
@@ -117,9 +99,64 @@ def scratch_recipe(table: Table) -> Recipe:
     )
 
 
+def _size(file: WeightsFile) -> tuple[int, str]:
+    return file.parameters, file.path.name
+
+
+def _tune(table: Table, file: WeightsFile, device: str) -> Choice:
+    epochs = 3 if len(table) < _MANY_ROWS else 1
+    recipe = Recipe(
+        network=Network(name=file.path.stem),
+        input=Input(size=(224, 224)),
+        augment=AUGMENT,
+        loss=_loss(table, smoothing=0.1 if table.exclusive else 0.0),
+        optimizer=Optimizer(lr=1e-4),
+        stages=(HeadStage(), FullStage(epochs=epochs, freeze_norm=True)),
+        ema=0.98,
+    )
+    plan = f"last layer on frozen features first, then all layers for {epochs} epoch(s)"
+    reasons = (
+        f"{file.architecture}: the largest local network that suits {device} ({_describe(file)})",
+        f"{len(table):,} rows: {plan} at a low rate",
+        *_explain_loss(recipe.loss),
+    )
+    return Choice(member=file.architecture, recipe=recipe, reasons=reasons)
+
+
+def _probe(table: Table, file: WeightsFile) -> Choice:
+    recipe = Recipe(
+        network=Network(name=file.path.stem),
+        input=Input(size=(224, 224)),
+        loss=_loss(table, smoothing=0.0),
+        stages=(HeadStage(),),
+    )
+    most = f"{CPU_PARAMETERS / 1e6:.0f} M parameters"
+    why = (
+        f"all are above {most}, too large to tune on a CPU: its last layer alone is fitted, on "
+        "frozen features; tune all layers with --device cuda or a smaller network"
+    )
+    first = f"{file.architecture}: the smallest local network ({_describe(file)})"
+    reasons = (first, why, *_explain_loss(recipe.loss))
+    return Choice(member=file.architecture, recipe=recipe, reasons=reasons)
+
+
+def _describe(file: WeightsFile) -> str:
+    return f"{file.parameters / 1e6:.1f} M parameters, {file.path.name}"
+
+
+def _explain_unknown(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        return ()
+    said = (
+        f"left out, since timm has no such network: {shorten(names)}; the file's name up to the "
+        "first dot, or 'timm_arch' in its metadata, must be timm's name"
+    )
+    return (said,)
+
+
 def _from_scratch(table: Table, weights: Path | None) -> Choice:
     recipe = scratch_recipe(table)
-    where = "no weights folder was named" if weights is None else f"{weights} holds none that fit"
+    where = "no weights folder was named" if weights is None else f"{weights} holds none of use"
     advice = "pretrained weights score much higher: pass --weights DIR or set $LOUPE_WEIGHTS"
     reasons = (
         f"{SCRATCH_NETWORK} from scratch, because {where}; {advice}",
@@ -129,8 +166,9 @@ def _from_scratch(table: Table, weights: Path | None) -> Choice:
 
 
 def _loss(table: Table, *, smoothing: float) -> Loss:
-    counts = list(count_classes(table).values())
-    rare = table.exclusive and min(counts) < _RARE * max(counts)
+    # A class without rows cannot be learnt, and must not change how others are.
+    counts = [n for n in count_classes(table).values() if n]
+    rare = table.exclusive and min(counts, default=0) < _RARE * max(counts, default=0)
     return Loss(label_smoothing=smoothing, class_weights="balanced" if rare else "none")
 
 

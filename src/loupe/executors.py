@@ -6,11 +6,14 @@ processes and a continued run are the same code. It must not know what a job is.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from typing import Literal, TypeVar
 
 from loupe.errors import LoupeError
@@ -84,16 +87,44 @@ def _map_processes(
     # Spawned, not forked: torch's thread pools do not survive a fork.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(max_workers=workers, mp_context=context)
+    coming = iter(enumerate(jobs))
+    places: dict[Future[object], int] = {}
     try:
-        places = {pool.submit(function, job): place for place, job in enumerate(jobs)}
-        waiting = set(places)
-        while waiting:
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
+        with _main_left_alone():
+            places |= {pool.submit(function, job): at for at, job in islice(coming, workers)}
+        while places:
+            for future in wait(places, return_when=FIRST_COMPLETED).done:
+                place = places.pop(future)
                 _raise_failure(future)
-                yield places[future]
+                # One at a time: a job handed over early could not be taken back.
+                places |= {pool.submit(function, job): at for at, job in islice(coming, 1)}
+                yield place
+    except BaseException:
+        # What they write is whole or absent, so they can be stopped anywhere.
+        for process in list((pool._processes or {}).values()):  # noqa: SLF001 (public from 3.14 on)
+            process.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _main_left_alone() -> Iterator[None]:
+    """Keep spawned processes from running the user's script again.
+
+    They would import it as their main module; a script without the
+    `if __name__ == "__main__"` guard would then start another training.
+    """
+    main = sys.modules["__main__"]
+    kept = {name: getattr(main, name) for name in ("__spec__", "__file__") if hasattr(main, name)}
+    main.__spec__ = None
+    if "__file__" in kept:
+        del main.__file__
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(main, name, value)
 
 
 def _raise_failure(future: Future[object]) -> None:

@@ -6,6 +6,7 @@ decide a fold or a group.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,42 +15,46 @@ from typing import TypeVar
 import numpy as np
 
 from loupe.cells import Cells, read_cells
-from loupe.columns import EXTRA_COLUMNS
+from loupe.columns import find_extras
 from loupe.errors import TableError, shorten, suggest
-from loupe.table import HOLDOUT, Float32, Int16, Quarantined
+from loupe.table import ALWAYS_TRAINED, HOLDOUT, Float32, Int16, Quarantined, Table
 
+_FOLD_KINDS = {ALWAYS_TRAINED: ", always trained on", HOLDOUT: ", never trained on"}
 _T = TypeVar("_T")
 
 
 def name_groups(cells: Cells, column: str | None) -> Cells:
-    """Take another column for `group`, if one is named.
+    """Take a column for the group of the rows, if one is named.
 
     Args:
         cells: The table.
-        column: The column whose equal values belong together; None changes
-            nothing.
+        column: The column whose equal values belong together, by its name or, if
+            only one fits, by its name in any case; None changes nothing.
 
     Raises:
         TableError: there is no such column, or one named `group` besides.
     """
-    if column is None or column == "group":
+    if column is None:
         return cells
-    if column not in cells.header:
+    alike = [name for name in cells.header if name.casefold() == column.strip().casefold()]
+    fits = [name for name in alike if name == column.strip()] or alike
+    if len(fits) != 1:
         raise TableError(
             f"{cells.where}: there is no column {column!r} to group by"
             f"{suggest(column, cells.header)} (columns: {shorten(cells.header)})."
         )
-    if "group" in cells.header:
+    others = [name for name in cells.header if name.casefold() == "group" and name != fits[0]]
+    if others:
+        # `split` writes its groups there, over what the user has.
         raise TableError(
-            f"{cells.where}: --group-column {column} was given, but there is a column 'group' too; "
-            "leave the option out, or rename that column."
+            f"{cells.where}: --group-column {column} was given, but there is a column "
+            f"{others[0]!r} too; leave the option out, or rename that column."
         )
-    renamed = tuple("group" if name == column else name for name in cells.header)
-    return replace(cells, header=renamed)
+    return replace(cells, group=fits[0])
 
 
 def read_groups(cells: Cells, rows: Sequence[int]) -> tuple[str, ...] | None:
-    """Read the column `group`.
+    """Read the column `group`, or the one named instead.
 
     Args:
         cells: The table.
@@ -111,16 +116,38 @@ def refuse_contradictions(cells: Cells, keys: Sequence[str], first: Mapping[str,
     Raises:
         TableError: rows disagree; all are listed.
     """
-    for name in EXTRA_COLUMNS:
-        column = _extra_column(cells, name)
-        if column is None:
-            continue
+    for name in find_extras(cells).values():
+        column = [text.strip() for text in cells.column(name)]
         wrong = [i for i, key in enumerate(keys) if column[i] != column[first[key]]]
         if wrong:
             raise TableError(
                 f"{cells.where}, column {name!r}: {len(wrong)} row(s) differ from the first row "
                 f"of their image, on {cells.spell_lines(wrong)}."
             )
+
+
+def note_extras(cells: Cells, table: Table) -> list[str]:
+    """Say which columns were taken for the fold, group and weight, and what they hold.
+
+    Args:
+        cells: The table as text.
+        table: What was read from it.
+
+    Returns:
+        A note for each such column.
+    """
+    told: dict[str, str] = {}
+    if table.folds is not None:
+        counts = sorted(Counter(table.folds.tolist()).items())
+        held = [f"{fold} ({n} images{_FOLD_KINDS.get(fold, '')})" for fold, n in counts]
+        told["fold"] = f"is used as the fold: {shorten(held, 20)}"
+    if table.groups is not None:
+        held_together = f"{len(set(table.groups))} groups, each of which shares a fold"
+        told["group"] = f"is used as the group: {held_together}"
+    if table.weights is not None:
+        low, high = table.weights.min(), table.weights.max()
+        told["weight"] = f"is used as the weight in the loss: {low:g} to {high:g}"
+    return [f"column {name!r} {told[role]}" for role, name in find_extras(cells).items()]
 
 
 def quarantine_path(path: Path) -> Path:
@@ -146,24 +173,22 @@ def read_quarantine(path: Path) -> tuple[Quarantined, ...]:
 
 
 def _read_extra(
-    cells: Cells, name: str, rows: Sequence[int], parse: Callable[[str], _T | None], expected: str
+    cells: Cells, role: str, rows: Sequence[int], parse: Callable[[str], _T | None], expected: str
 ) -> list[_T] | None:
-    column = _extra_column(cells, name)
-    if column is None:
+    found = find_extras(cells)
+    if role not in found:
         return None
+    name = found[role]
+    column = [text.strip() for text in cells.column(name)]
     values = [parse(column[i]) for i in rows]
     bad = [i for i, value in zip(rows, values, strict=True) if value is None]
     if bad:
         raise TableError(
             f"{cells.where}, column {name!r}: {len(bad)} cell(s) are not {expected}, on "
-            f"{cells.spell_lines(bad)} (the first is {column[bad[0]]!r})."
+            f"{cells.spell_lines(bad)} (the first is {column[bad[0]]!r}). Correct them, or rename "
+            f"the column if it is no {role}."
         )
     return [value for value in values if value is not None]
-
-
-def _extra_column(cells: Cells, name: str) -> list[str] | None:
-    found = [column for column in cells.header if column.casefold() == name]
-    return [text.strip() for text in cells.column(found[0])] if found else None
 
 
 def _parse_weight(text: str) -> float | None:

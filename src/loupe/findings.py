@@ -73,12 +73,13 @@ def list_findings(
     findings = [
         *_list_damage(table, facts),
         *_list_contradictions(table, facts, pairs, copies),
-        *_list_copies(table, pairs, copies),
+        *_list_copies(table, facts, pairs, copies),
         *_list_large(copies),
         *_list_formats(table, facts),
         *_list_colours(table, facts),
         *_list_outliers(table, facts),
         *_list_rare(table),
+        *_list_quarantined(table),
     ]
     return _sort(findings, table.ids)
 
@@ -150,7 +151,7 @@ def _spell(table: Table, row: int) -> str:
 
 
 def _list_copies(
-    table: Table, pairs: Sequence[CopyPair], copies: Sequence[str]
+    table: Table, facts: Sequence[ImageFacts], pairs: Sequence[CopyPair], copies: Sequence[str]
 ) -> Iterator[Finding]:
     """Name each copied row once for each kind of copy, with one partner."""
     partners: dict[tuple[int, str], int] = {}
@@ -158,9 +159,13 @@ def _list_copies(
         partners.setdefault((pair.first, pair.kind), pair.second)
         partners.setdefault((pair.second, pair.kind), pair.first)
     sizes = Counter(copies)
+    twins = _find_twins(facts)
     for (row, kind), partner in partners.items():
-        what = "same pixels as" if kind == "equal" else "near copy of"
-        detail = f"{what} {table.ids[partner]!r}; {sizes[copies[row]]} rows in the group."
+        what, other = "near copy of", partner
+        if kind == "equal":
+            other = twins.get(row, partner)
+            what = "same bytes as" if row in twins else "same pixels, in other bytes, as"
+        detail = f"{what} {table.ids[other]!r}; {sizes[copies[row]]} rows in the group."
         yield Finding(
             id=table.ids[row],
             finding=f"{kind}-copy",
@@ -168,6 +173,15 @@ def _list_copies(
             detail=detail,
             group=copies[row],
         )
+
+
+def _find_twins(facts: Sequence[ImageFacts]) -> dict[int, int]:
+    """Map each row whose file has the bytes of another's to the first of those."""
+    same: dict[str, list[int]] = defaultdict(list)
+    for row, fact in enumerate(facts):
+        if fact.digest:
+            same[fact.digest].append(row)
+    return {row: rows[row == rows[0]] for rows in same.values() if len(rows) > 1 for row in rows}
 
 
 def _list_large(copies: Sequence[str]) -> Iterator[Finding]:
@@ -196,7 +210,9 @@ def _name_format(fact: ImageFacts) -> Iterator[tuple[str, str]]:
     if fact.orientation != 1:
         yield "exif-rotated", f"EXIF orientation {fact.orientation}; turned upright on reading."
     if fact.bits == 16:
-        yield "16-bit", f"16-bit grey, divided by 257; the brightest value is {fact.peak} of 255."
+        grey = fact.mode.startswith("I")
+        how = "16-bit grey, divided by 257" if grey else "16-bit colour, reduced to 8 bits"
+        yield "16-bit", f"{how} on reading; the brightest value is {fact.peak} of 255."
     if fact.mode in {"P", "PA"}:
         yield "palette", "colours come from a palette of at most 256."
     if fact.alpha:
@@ -206,12 +222,17 @@ def _name_format(fact: ImageFacts) -> Iterator[tuple[str, str]]:
 
 
 def _list_colours(table: Table, facts: Sequence[ImageFacts]) -> Iterator[Finding]:
-    """Note grey pictures among coloured ones, or the reverse, if they are few."""
+    """Name grey pictures among coloured ones, or the reverse, if few; else count both."""
     counts = Counter(fact.channels for fact in facts if fact.kind is None)
     few, name, what = min(
         (counts[1], "grey-among-colour", "grey"), (counts[3], "colour-among-grey", "coloured")
     )
-    if few >= _MINORITY * counts.total():
+    if few and few >= _MINORITY * counts.total():
+        detail = (
+            f"{counts[1]} grey and {counts[3]} coloured pictures; if one class is mostly grey, a "
+            "network learns that instead."
+        )
+        yield Finding(id="", finding="grey-and-colour", severity="note", detail=detail)
         return
     channels = 1 if what == "grey" else 3
     detail = f"one of {few} {what} picture(s) among {counts.total()}."
@@ -257,6 +278,12 @@ def _list_rare(table: Table) -> Iterator[Finding]:
                 f"{RARE} folds."
             )
             yield Finding(id="", finding="rare-class", severity="note", detail=detail)
+
+
+def _list_quarantined(table: Table) -> Iterator[Finding]:
+    """Note the rows set aside earlier, so that no row goes missing from the report."""
+    for row in table.quarantined:
+        yield Finding(id=row.id, finding="quarantined", severity="note", detail=row.reason)
 
 
 def _sort(findings: Sequence[Finding], ids: Sequence[str]) -> tuple[Finding, ...]:

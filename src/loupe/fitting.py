@@ -18,11 +18,8 @@ from torch import Tensor
 
 from loupe.build import (
     Classifier,
-    LossFunction,
     MovingAverage,
     autocast,
-    balance_classes,
-    build_loss,
     build_optimizer,
     freeze_norms,
     rate_factor,
@@ -30,6 +27,7 @@ from loupe.build import (
 from loupe.data import Batch, Rows, Samples, load_batches, order_batches, stack_images
 from loupe.errors import LoupeError
 from loupe.heads import fit_head
+from loupe.losses import LossFunction, balance_classes, build_loss
 from loupe.recipe import FullStage, HeadStage, Recipe
 
 

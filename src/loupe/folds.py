@@ -17,6 +17,12 @@ from loupe.dealing import Bool, Float64, Floats, Groups, Int64, deal, read_group
 from loupe.errors import InputError, LeakageError, TableError, shorten
 from loupe.table import ALWAYS_TRAINED, HOLDOUT, Int16
 
+_ADVICE = (
+    "or look at what is grouped: groups come from the group column and from copies that were found "
+    "(`loupe check` lists them); where those are different samples, --group given takes the "
+    "column's alone"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
@@ -271,18 +277,19 @@ def _check_enough(sheet: Groups, parts: int, *, stratify: bool) -> None:
     if len(sheet.names) < parts:
         raise TableError(
             f"{len(sheet.index)} rows form {len(sheet.names)} group(s), but {parts} parts were "
-            "asked for and a group cannot be parted. Use fewer folds, or check the group column."
+            f"asked for and a group cannot be parted. Use fewer folds, {_ADVICE}."
         )
     alone = np.flatnonzero(sheet.spread == 1)
     if not stratify or not len(alone):
         return
     rows = sheet.truth.sum(axis=0)
     found = [f"{sheet.classes[int(c)]!r} ({rows[c]} row(s), 1 group)" for c in alone]
+    where = f"; {_ADVICE}" if (rows[alone] > 1).any() else ""
     raise TableError(
         f"{len(alone)} class(es) stand in one group only, so they could never be both trained on "
         f"and scored: {shorten(found)}. Expected two groups or more for each class. Gather more "
         "images, merge the class into another, leave it out, or give up balanced classes "
-        "(loupe split --stratify none)."
+        f"(loupe split --stratify none){where}."
     )
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from loupe.build import LossFunction
 from loupe.data import Rows, Samples
+from loupe.losses import LossFunction
 from loupe.table import Float32
 
 L2_GRID = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4)

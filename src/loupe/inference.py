@@ -7,6 +7,7 @@ Shapes: N rows, V views, D features, B batch, C classes, H height, W width.
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from loupe.decoding import read_image
 from loupe.errors import ImageError, InputError, RunError
 from loupe.executors import count_cores
 from loupe.images import InputSpec, prepare_image
-from loupe.predictions import Predictions
+from loupe.predictions import Predictions, append_quarantined
 from loupe.progress import Reporter, Silent
 from loupe.recipe import HeadStage, Recipe
 from loupe.runs import Member, Run, open_run
@@ -193,8 +194,10 @@ def predict(
         reporter: Told of the images done.
 
     Returns:
-        A sheet in the order of the table. Rows of the training table are marked
-        as not held out.
+        A sheet in the order of the table, then its quarantined rows with their
+        reason. A row is marked as not held out if it is an image of the training
+        table: the same file, or an equal one of the same id. Copies under other
+        names are not looked for.
 
     Raises:
         RunError: the run is not finished.
@@ -216,15 +219,15 @@ def predict(
             probs[chunk.rows] = _score_chunk(ensemble, chunk.images, exclusive=trained.exclusive)
         reporter.advance(chunk.end)
     reporter.end()
-    seen = _seen_ids(trained)
-    return Predictions(
+    sheet = Predictions(
         ids=table.ids,
         classes=trained.classes,
         probs=probs,
         exclusive=trained.exclusive,
-        held_out=np.array([name not in seen for name in table.ids], dtype=np.bool_),
+        held_out=~_find_seen(table, trained),
         errors=tuple(errors),
     )
+    return append_quarantined(sheet, table)
 
 
 _Shared = tuple[Classifier, tuple[torch.nn.Linear, ...]]
@@ -241,10 +244,27 @@ class _Part:
     networks: tuple[_Shared, ...]
 
 
-def _seen_ids(table: Table) -> set[str]:
-    """Ids that some member trained on; rows kept apart are not among them."""
-    folds = np.zeros(len(table), np.int16) if table.folds is None else table.folds
-    return {name for name, fold in zip(table.ids, folds, strict=True) if fold != HOLDOUT}
+def _find_seen(table: Table, trained: Table) -> NDArray[np.bool_]:
+    """(N,) True for images that some member trained on; rows kept apart are not."""
+    folds = np.zeros(len(trained), np.int16) if trained.folds is None else trained.folds
+    used = np.flatnonzero(folds != HOLDOUT)
+    at = {trained.ids[row]: trained.images[row] for row in used}
+    paths = {trained.images[row].resolve() for row in used}
+    return np.array(
+        [
+            path.resolve() in paths or (name in at and _may_equal(path, at[name]))
+            for name, path in zip(table.ids, table.images, strict=True)
+        ],
+        dtype=np.bool_,
+    )
+
+
+def _may_equal(path: Path, other: Path) -> bool:
+    """True unless both files are there and their bytes differ."""
+    try:
+        return filecmp.cmp(path, other, shallow=False)
+    except OSError:
+        return True
 
 
 @dataclass(frozen=True, slots=True)

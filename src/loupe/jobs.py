@@ -104,7 +104,7 @@ def _make_task(run: Run, job: Job) -> Task:
     rows, watched, inner = _training_rows(table, recipe, job.fold)
     return Task(
         recipe=recipe,
-        samples=_samples(table, pixels, recipe),
+        samples=_samples(table, pixels, recipe, rows),
         rows=rows,
         watched=watched,
         inner=inner,
@@ -115,12 +115,14 @@ def _make_task(run: Run, job: Job) -> Task:
     )
 
 
-def _samples(table: Table, pixels: Pixels, recipe: Recipe) -> Samples:
+def _samples(table: Table, pixels: Pixels, recipe: Recipe, rows: Rows) -> Samples:
+    # Mean 1 over the rows trained on, so that their unit does not act as a rate.
+    weights = None if table.weights is None else table.weights / table.weights[rows].mean()
     return Samples(
         pixels=pixels,
         ids=table.ids,
         targets=table.targets.astype(np.float32),
-        weights=table.weights,
+        weights=weights,
         steps=recipe.augment,
         seed=recipe.seed,
     )
@@ -157,8 +159,8 @@ def _load_features(run: Run, job: Job, recipe: Recipe) -> torch.Tensor | None:
     stage = recipe.stages[0]
     if not isinstance(stage, HeadStage):
         return None
-    features = np.load(run.member(job.member).features)
-    return torch.from_numpy(features[:, : len(stage.views)]).to(job.device)
+    features = np.load(run.member(job.member).features, mmap_mode="r")
+    return torch.from_numpy(np.array(features[:, : len(stage.views)])).to(job.device)
 
 
 def _resume(run: Run, job: Job, task: Task, progress: Progress) -> Classifier:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loupe.cells import Cells
+from loupe.cells import LIST_JOINT, Cells
 from loupe.errors import TableError, shorten
 from loupe.table import Float32
 
@@ -226,13 +226,19 @@ def encode_lists(cells: Cells, column: str, names: Mapping[str, str]) -> Labels:
         TableError: a label is not in the map.
     """
     texts = cells.column(column)
-    separator = find_list_separator(texts) or _first_separator(texts)
+    typed = column in cells.lists
+    separator = LIST_JOINT if typed else find_list_separator(texts) or _first_separator(texts)
     lists = [split_list(text, separator) for text in texts]
     order, notes = _order_labels(list(chain(*lists)), names, f"{cells.where}, column {column!r}")
     pairs = [(row, label) for row, found in enumerate(lists) for label in found]
     targets = _mark(len(lists), order, pairs)
     empty = sum(not found for found in lists)
-    notes.append(f"lists of labels are parted by {separator!r}")
+    if not typed:
+        notes.append(f"lists of labels are parted by {separator!r}")
+    elif all(len(found) == 1 for found in lists):
+        notes.append("every cell is a list of one label; layout 'classes' makes them exclusive")
+    else:
+        notes.append("cells are lists of labels")
     if empty:
         notes.append(f"{empty} rows have an empty list: none of the classes")
     return _named(order, names, targets, exclusive=False, notes=notes, separator=separator)

@@ -28,7 +28,15 @@ from loupe.columns import (
     refuse_repeats,
 )
 from loupe.errors import TableError, shorten, suggest
-from loupe.extras import name_groups, read_folds, read_groups, read_quarantine, read_weights
+from loupe.extras import (
+    name_groups,
+    note_extras,
+    read_folds,
+    read_groups,
+    read_quarantine,
+    read_weights,
+    refuse_contradictions,
+)
 from loupe.labels import (
     Labels,
     encode_binary,
@@ -98,9 +106,10 @@ def read_table(
         any_class: Collapse all classes but `negative` to one column of this name.
         negative: The class that means "none of the others".
         group_column: The column whose equal values must share a fold; None takes
-            one named `group`.
-        layout: One of `LAYOUTS`, if it is not to be found out; "images" reads no
-            labels.
+            one named `group`. Folders and COCO files have no columns.
+        layout: One of `LAYOUTS`, if it is not to be found out; "images" reads the
+            images of any source, each once, and no labels, whatever `label_column`
+            says.
 
     Returns:
         The table; what was recognised stands in its notes.
@@ -114,14 +123,17 @@ def read_table(
     folder = None if images is None else Path(images)
     path = Path(source) if isinstance(source, str | Path) else None
     aside = () if path is None or path.is_dir() else read_quarantine(path)
+    _refuse_groups(path, group_column)
     if masks is not None and layout not in (None, "masks"):
         raise TableError(f"layout {layout!r} has no use for mask images; leave --masks out.")
     if masks is not None:
-        table = read_masked(source, folder, Path(masks), image_column, label_column)
+        table = read_masked(
+            source, folder, Path(masks), image_column, label_column, group_column=group_column
+        )
     elif path is not None and path.is_dir():
         table = read_folder(path, mapped, labelled=layout != "images")
     elif path is not None and path.suffix.lower() == ".json":
-        table = read_coco(path, folder, mapped)
+        table = read_coco(path, folder, mapped, labelled=layout != "images")
     else:
         cells = name_groups(read_cells(source), group_column)
         columns = recognise_columns(
@@ -146,6 +158,17 @@ def _check_arguments(layout: str | None, any_class: str | None, negative: str | 
         raise TableError(
             f"--negative {negative} needs --any-class NAME, the name of the one class that "
             "all the others become."
+        )
+
+
+def _refuse_groups(path: Path | None, group_column: str | None) -> None:
+    if path is None or group_column is None:
+        return
+    if path.is_dir() or path.suffix.lower() == ".json":
+        kind = "folder" if path.is_dir() else "COCO file"
+        raise TableError(
+            f"{path}: --group-column {group_column} was given, but a {kind} has no columns. "
+            "Write the images into a table with such a column, or leave the option out."
         )
 
 
@@ -174,12 +197,15 @@ def _read_cells(
     keys = read_ids(cells, layout)
     if columns.layout in RLE_LAYOUTS:
         table = read_run_lengths(cells, layout, keys, folder, names, {q.id for q in aside})
+    elif columns.layout == "images":
+        table = _read_images(cells, layout, keys, folder)
     else:
         table = _read_rows(cells, layout, keys, folder, names)
     told = [f"{cells.where}: layout {columns.layout!r}; {_name_columns(columns)}"]
     if cells.separator != ",":
         told.append(f"cells are parted by {cells.separator!r}")
-    return replace(table, notes=(*told, *columns.notes, *table.notes))
+    extras = note_extras(cells, table)
+    return replace(table, notes=(*told, *columns.notes, *extras, *table.notes))
 
 
 def _set_aside(table: Table, aside: tuple[Quarantined, ...]) -> Table:
@@ -224,11 +250,35 @@ def _read_rows(
     )
 
 
+def _read_images(cells: Cells, layout: Layout, keys: list[str], folder: Path | None) -> Table:
+    """Read the images and no labels; several rows of an image are read once."""
+    first: dict[str, int] = {}
+    for row, key in enumerate(keys):
+        first.setdefault(key, row)
+    if layout.id_column:
+        # An id stands for one row; two rows of an id may be two images.
+        refuse_repeats(cells, keys)
+    refuse_contradictions(cells, keys, first)
+    rows = list(first.values())
+    column = cells.column(layout.image_column) if layout.id_column else keys
+    located = locate_images([column[row] for row in rows], folder or cells.folder, cells.where)
+    once = f"{len(keys)} rows belong to {len(rows)} images, which are read once each"
+    return Table(
+        ids=tuple(first),
+        images=located.paths,
+        classes=(),
+        targets=np.zeros((len(rows), 0), np.float32),
+        exclusive=False,
+        layout=layout,
+        groups=read_groups(cells, rows),
+        weights=read_weights(cells, rows),
+        folds=read_folds(cells, rows),
+        notes=(*([once] if len(rows) < len(keys) else []), *located.notes),
+    )
+
+
 def _encode(cells: Cells, layout: Layout, names: Mapping[str, str]) -> Labels:
     columns = layout.label_column
-    if layout.name == "images":
-        empty = np.zeros((len(cells), 0), np.float32)
-        return Labels(classes=(), targets=empty, exclusive=False)
     if layout.name == "multi-hot":
         return encode_multi_hot(cells, columns, names)
     if layout.name == "binary":

@@ -7,6 +7,8 @@ name in them. It must not open an image or read a table.
 from __future__ import annotations
 
 import os
+import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from loupe.errors import TableError, shorten
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 """Endings of image files, whatever their case."""
+_DRIVE = re.compile(r"[A-Za-z]:/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +107,11 @@ def locate_images(names: Sequence[str], folder: Path, where: str) -> Located:
     """Find the file of each image name, without opening any.
 
     A name is looked up as it stands; one that has no image extension, as in
-    tables of bare ids, is completed if exactly one image fits. Missing files are
-    no error here, since a table is checked as a whole later; only when not one
-    file is found is the place wrong.
+    tables of bare ids, is completed if exactly one image fits. A name that is not
+    there is tried again without surrounding blanks and with its accents composed
+    (NFC) and decomposed (NFD), as some file systems and archives write them.
+    Missing files are no error here, since a table is checked as a whole later;
+    only when not one file is found is the place wrong.
 
     Args:
         names: As the table writes them, relative to `folder`.
@@ -120,19 +125,27 @@ def locate_images(names: Sequence[str], folder: Path, where: str) -> Located:
         TableError: a name leads out of the folder, fits several files, or none
             of the files is there.
     """
-    relative = [_to_relative(name, folder) for name in names]
-    _refuse_escapes(names, relative, folder, where)
+    spellings = [_spell_ways(name, folder) for name in names]
+    _refuse_escapes(names, spellings, folder, where)
     look = _Listing(folder)
-    ends = [look.find(name) for name in relative]
-    _refuse_ambiguous(names, ends, where)
-    missing = [i for i, found in enumerate(ends) if not found]
+    ends = [look.find_first(ways) for ways in spellings]
+    _refuse_ambiguous(names, [fits for _, fits in ends], where)
+    missing = [i for i, (_, fits) in enumerate(ends) if not fits]
+    relative = [ways[0] for ways in spellings]
     if len(missing) == len(names):
         raise TableError(_explain_nothing_found(names, relative, folder, where))
-    paths = [folder / (e[0] if e else r) for e, r in zip(ends, relative, strict=True)]
-    completed = sum(bool(e) and e[0] != r for e, r in zip(ends, relative, strict=True))
+    paths = [folder / (fits[0] if fits else way) for way, fits in ends]
+    completed = sum(bool(fits) and fits[0] != way for way, fits in ends)
+    respelled = [i for i, (way, fits) in enumerate(ends) if fits and way != relative[i]]
     notes = []
     if completed:
         notes.append(f"{completed} image names have no extension and were completed from {folder}")
+    if respelled:
+        some = shorten([repr(names[i]) for i in respelled], 3)
+        notes.append(
+            f"{len(respelled)} image files were found only without surrounding blanks or with "
+            f"accents composed otherwise (NFC, NFD): {some}"
+        )
     if missing:
         some = shorten([repr(names[i]) for i in missing], 3)
         notes.append(f"{len(missing)} image files are missing from {folder}: {some}")
@@ -172,6 +185,14 @@ class _Listing:
         fits = self._stems(parent).get(name, [])
         return [f"{parent}/{fit}" if parent else fit for fit in fits]
 
+    def find_first(self, ways: Sequence[str]) -> tuple[str, list[str]]:
+        """Return the first of some spellings that fits, and the paths; else the first."""
+        for way in ways:
+            fits = self.find(way)
+            if fits:
+                return way, fits
+        return ways[0], []
+
 
 def _is_text(name: str) -> bool:
     try:
@@ -184,21 +205,50 @@ def _is_text(name: str) -> bool:
 def _to_relative(name: str, folder: Path) -> str:
     """Turn what the table writes into a path below the folder, if it is one."""
     path = name.replace("\\", "/")
-    if path.startswith("/") and ".." not in path:
-        base = folder.absolute().as_posix().rstrip("/") + "/"
-        path = path.removeprefix(base)
+    if (path.startswith("/") or _DRIVE.match(path)) and ".." not in path:
+        path = strip_base(path, folder.absolute().as_posix())
     return path if "//" not in path and "./" not in path else os.path.normpath(path)
 
 
+def strip_base(path: str, base: str) -> str:
+    """Cut a folder off the paths below it; other paths stay whole.
+
+    Args:
+        path: An absolute path with "/" between its parts.
+        base: An absolute folder, likewise. Case does not matter on a drive.
+
+    Examples:
+        >>> strip_base("/data/img/a.jpg", "/data/img")
+        'a.jpg'
+        >>> strip_base("c:/Data/img/sub/a.jpg", "C:/data/img")
+        'sub/a.jpg'
+        >>> strip_base("/data/img2/a.jpg", "/data/img")
+        '/data/img2/a.jpg'
+    """
+    start = base.rstrip("/") + "/"
+    head = path[: len(start)]
+    same = head.lower() == start.lower() if _DRIVE.match(start) else head == start
+    return path[len(start) :] if same else path
+
+
+def _spell_ways(name: str, folder: Path) -> tuple[str, ...]:
+    """Return the paths below the folder that a name may mean, as written first."""
+    bare = name.strip()
+    if bare == name and name.isascii():
+        return (_to_relative(name, folder),)
+    forms = (name, bare, unicodedata.normalize("NFC", bare), unicodedata.normalize("NFD", bare))
+    return tuple(dict.fromkeys(_to_relative(form, folder) for form in forms))
+
+
 def _refuse_escapes(
-    names: Sequence[str], relative: Sequence[str], folder: Path, where: str
+    names: Sequence[str], spellings: Sequence[Sequence[str]], folder: Path, where: str
 ) -> None:
-    out = [name for name, path in zip(names, relative, strict=True) if _escapes(path)]
+    out = [n for n, ways in zip(names, spellings, strict=True) if any(map(_escapes, ways))]
     if not out:
         return
-    absolute = [name for name in out if name.startswith("/") and ".." not in name]
+    absolute = [name for name in out if Path(name).is_absolute() and ".." not in name]
     hint = "write them relative to the images' folder"
-    if len(absolute) == len(out):
+    if len(absolute) == len(out) and len({Path(name).drive.lower() for name in out}) == 1:
         hint += f", or pass --images {os.path.commonpath([Path(n).parent for n in out])}"
     raise TableError(
         f"{where}: {len(out)} image name(s) lead out of {folder}: "
@@ -207,7 +257,7 @@ def _refuse_escapes(
 
 
 def _escapes(path: str) -> bool:
-    return path == ".." or path.startswith(("/", "../")) or path[1:3] == ":/" or "\0" in path
+    return path == ".." or path.startswith(("/", "../")) or bool(_DRIVE.match(path)) or "\0" in path
 
 
 def _refuse_ambiguous(names: Sequence[str], ends: Iterable[list[str]], where: str) -> None:

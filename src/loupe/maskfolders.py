@@ -6,7 +6,9 @@ the only pixels that reading a table looks at. It must not resize or encode mask
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ from PIL import Image
 from loupe.cells import Cells, read_cells
 from loupe.columns import find_image_column, fold_name, read_ids, refuse_repeats
 from loupe.errors import MaskError, TableError, shorten
-from loupe.extras import read_folds, read_groups, read_weights
+from loupe.extras import name_groups, note_extras, read_folds, read_groups, read_weights
 from loupe.labels import encode_presence
 from loupe.locating import explain_no_images, list_images, locate_images, strip_extension
 from loupe.runlengths import MASK_CLASS
@@ -35,6 +37,8 @@ def read_masked(
     masks: Path,
     image_column: str | None,
     label_column: str | None,
+    *,
+    group_column: str | None = None,
 ) -> Table:
     """Read images and a folder of masks as one class that is there or not.
 
@@ -45,9 +49,11 @@ def read_masked(
         image_column: The image's column; None looks for one.
         label_column: The column of mask files; None looks for one, and without
             one a mask is the file with the image's name.
+        group_column: The column whose equal values belong together, for a table;
+            None takes one named `group`.
 
     Raises:
-        TableError: images or masks cannot be matched.
+        TableError: images or masks cannot be matched, or there is no such column.
         MaskError: masks are missing, unreadable or not of one class.
     """
     if isinstance(source, str | Path) and Path(source).is_dir():
@@ -55,18 +61,22 @@ def read_masked(
         ids = list_images(place)
         if not ids:
             raise TableError(explain_no_images(place))
-        layout, where = Layout(name="masks"), str(place)
-        files = find_masks(ids, masks)
+        layout, where, names = Layout(name="masks"), str(place), ids
     else:
-        cells = read_cells(source)
+        cells = name_groups(read_cells(source), group_column)
         image, _ = find_image_column(cells, image_column)
         column = find_mask_column(cells, label_column)
         labels = (column,) if column else ()
         layout = Layout(name="masks", image_column=image, label_column=labels, columns=cells.header)
         ids, place, where = read_ids(cells, layout), folder or cells.folder, cells.where
         refuse_repeats(cells, ids)
-        files = [t.strip() for t in cells.column(column)] if column else find_masks(ids, masks)
-    located = locate_images(ids, place, where)
+        names = cells.column(image)
+    # Names of files, not of rows: the table may write them in other ways.
+    located = locate_images(names, place, where)
+    if cells is not None and column:
+        files = [text.strip() for text in cells.column(column)]
+    else:
+        files = find_masks([path.relative_to(place).as_posix() for path in located.paths], masks)
     pairs = [(row, MASK_CLASS) for row, there in enumerate(see_masks(files, masks)) if there]
     rows = range(len(ids))
     by = f"column {column!r}" if column else "the same file name"
@@ -75,7 +85,7 @@ def read_masked(
         f"{where}: layout 'masks'; masks in {masks} are found by {by}",
         *([f"{none} images have no mask and count as clean"] if none else []),
     ]
-    return Table(
+    table = Table(
         ids=tuple(ids),
         images=located.paths,
         classes=(MASK_CLASS,),
@@ -87,6 +97,9 @@ def read_masked(
         folds=None if cells is None else read_folds(cells, rows),
         notes=(*notes, *located.notes),
     )
+    if cells is None:
+        return table
+    return replace(table, notes=(*table.notes, *note_extras(cells, table)))
 
 
 def find_mask_column(cells: Cells, wanted: str | None) -> str:
@@ -127,8 +140,8 @@ def find_masks(ids: Sequence[str], folder: Path) -> list[str]:
     """
     by_stem: dict[str, list[str]] = {}
     for name in list_images(folder):
-        by_stem.setdefault(strip_extension(name), []).append(name)
-    found = [by_stem.get(strip_extension(name), []) for name in ids]
+        by_stem.setdefault(_fold_stem(name), []).append(name)
+    found = [by_stem.get(_fold_stem(name), []) for name in ids]
     several = [f"{i!r}: {' and '.join(m)}" for i, m in zip(ids, found, strict=True) if len(m) > 1]
     if several:
         raise TableError(f"{folder}: two masks fit {len(several)} image(s): {shorten(several)}.")
@@ -139,6 +152,11 @@ def find_masks(ids: Sequence[str], folder: Path) -> list[str]:
             "image into a column of a table and name it with --label-column."
         )
     return [masks[0] if masks else "" for masks in found]
+
+
+def _fold_stem(name: str) -> str:
+    # Two folders may come from two machines that write accents differently.
+    return unicodedata.normalize("NFC", strip_extension(name))
 
 
 def see_masks(masks: Sequence[str], folder: Path) -> list[bool]:

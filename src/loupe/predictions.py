@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from loupe.errors import AlignmentError, shorten
-from loupe.table import Float32, Int16
+from loupe.table import ALWAYS_TRAINED, Float32, Int16, Table
 
 Bools = NDArray[np.bool_]
 
@@ -84,6 +84,32 @@ def average_sheets(sheets: Sequence[Predictions]) -> Predictions:
         held_out=np.logical_and.reduce([sheet.held_out for sheet in sheets]),
         folds=first.folds,
         errors=first.errors,
+    )
+
+
+def append_quarantined(sheet: Predictions, table: Table) -> Predictions:
+    """Return a sheet with the rows a table set aside, marked with their reason.
+
+    Args:
+        sheet: Predictions of the table's rows.
+        table: Its `quarantined` rows are added at the end, without probabilities.
+    """
+    extra = len(table.quarantined)
+    if not extra:
+        return sheet
+    nothing = np.full((extra, len(sheet.classes)), np.nan, np.float32)
+    folds = None
+    if sheet.folds is not None:
+        folds = np.concatenate([sheet.folds, np.full(extra, ALWAYS_TRAINED, np.int16)])
+    return Predictions(
+        ids=sheet.ids + tuple(row.id for row in table.quarantined),
+        classes=sheet.classes,
+        probs=np.concatenate([sheet.probs, nothing]),
+        exclusive=sheet.exclusive,
+        held_out=np.concatenate([sheet.held_out, np.zeros(extra, np.bool_)]),
+        folds=folds,
+        errors=(sheet.errors or (None,) * len(sheet))
+        + tuple(row.reason for row in table.quarantined),
     )
 
 

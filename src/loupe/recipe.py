@@ -80,8 +80,8 @@ class Loss(_Part):
     label_smoothing: Share = 0.0
     """Share of the target spread over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
-    """`balanced`: a class counts n / (C x n_class); for columns on their own a
-    positive counts n_negative / n_positive."""
+    """`balanced`: a class counts n / (C x n_class), C being the classes that have rows;
+    for columns on their own a positive counts n_negative / n_positive."""
 
 
 class Optimizer(_Part):

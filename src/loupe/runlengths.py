@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from loupe.cells import Cells
-from loupe.columns import EXTRA_COLUMNS, split_keys
+from loupe.columns import find_extras, split_keys
 from loupe.errors import MaskError, TableError, shorten
 from loupe.extras import read_folds, read_groups, read_weights, refuse_contradictions
 from loupe.labels import encode_presence
@@ -59,7 +59,7 @@ def read_run_lengths(
         first.setdefault(key, i)
     place = folder or cells.folder
     located = locate_images(list(first), place, cells.where)
-    clean = _find_clean(located.paths, folder, aside, stems=not is_image(keys[0]))
+    clean = _find_clean(located.paths, folder, aside, stems=not is_image(keys[0].strip()))
     _refuse_unfolded(cells, clean)
     ids = [*first, *clean]
     position = {key: row for row, key in enumerate(ids)}
@@ -136,7 +136,7 @@ def _find_clean(
 
 
 def _refuse_unfolded(cells: Cells, clean: Mapping[str, Path]) -> None:
-    extra = [n for n in cells.header if n.casefold() in EXTRA_COLUMNS]
+    extra = list(find_extras(cells).values())
     if extra and clean:
         raise TableError(
             f"{cells.where}: {len(clean)} image(s) in the images' folder have no row "

@@ -12,12 +12,13 @@ No other module builds a path inside a run. It must not train or score.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,8 @@ def create_run(
         "kind": "run",
         "schema": SCHEMA,
         "table": table.digest(),
+        "images": digest_sizes(table.images),
+        "weights": {name: recipe.start.digest for name, recipe in recipes.items()},
         "recipes": {name: recipe.digest() for name, recipe in recipes.items()},
         "folds": folds,
         "stamps": list(stamps),
@@ -203,12 +206,14 @@ def create_run(
     run = Run(folder, tuple(recipes), folds)
     if (folder / "manifest.json").is_file():
         _check_same(folder, json.loads(json.dumps(wanted)))
+        if not run.finished:
+            # The images may have been moved since.
+            _write_table(folder, table)
         return run
     _check_empty(folder)
     for name, recipe in recipes.items():
         run.member(name).write_recipe(recipe)
-    with replacing(folder / "table.parquet") as temporary:
-        write_snapshot(table, temporary)
+    _write_table(folder, table)
     write_json(folder / "versions.json", list_versions())
     # The manifest comes last: a folder without one is not yet a run.
     write_json(folder / "manifest.json", wanted)
@@ -253,6 +258,28 @@ def append_event(log: Path, event: str, **values: object) -> None:
         os.close(handle)
 
 
+def digest_sizes(images: Sequence[Path]) -> str:
+    """Return 16 hex digits over the sizes of files, wherever they lie.
+
+    Quick, and enough to notice that a table's names now mean other images.
+
+    Args:
+        images: The files, in order; one that is missing has size -1.
+    """
+    hasher = hashlib.blake2b(digest_size=8)
+    for image in images:
+        size = image.stat().st_size if image.is_file() else -1
+        hasher.update(f"{size} ".encode())
+    return hasher.hexdigest()
+
+
+def _write_table(folder: Path, table: Table) -> None:
+    # Absolute, because the next command may start elsewhere.
+    placed = replace(table, images=tuple(path.absolute() for path in table.images))
+    with replacing(folder / "table.parquet") as temporary:
+        write_snapshot(placed, temporary)
+
+
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
@@ -269,11 +296,12 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+_IDENTITY = ("table", "images", "recipes", "weights", "folds", "stamps")
+
+
 def _check_same(folder: Path, wanted: Mapping[str, Any]) -> None:
     found = _read_manifest(folder)
-    differing = [
-        key for key in ("table", "recipes", "folds", "stamps") if found[key] != wanted[key]
-    ]
+    differing = [key for key in _IDENTITY if found.get(key) != wanted[key]]
     if differing:
         raise RunError(
             f"{folder} was made with another {' and another '.join(differing)}; a run is "

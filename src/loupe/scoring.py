@@ -12,12 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loupe.errors import InputError
+from loupe.errors import AlignmentError, InputError
 from loupe.files import replacing, write_json, write_text
 from loupe.intervals import Score, score
-from loupe.predictions import Predictions, average_sheets, read_predictions, write_predictions
+from loupe.predictions import (
+    Predictions,
+    append_quarantined,
+    average_sheets,
+    read_predictions,
+    write_predictions,
+)
 from loupe.runs import Run, append_event
-from loupe.table import ALWAYS_TRAINED, Int16, Table
+from loupe.table import Int16, Table
 
 
 def read_scores(run: Run, member: str = "all") -> tuple[Score, ...]:
@@ -35,7 +41,7 @@ def finish_run(run: Run, table: Table, seconds: float) -> None:
     """Join the folds into one sheet in table order, score it, say what is next."""
     rows = np.flatnonzero(_folds(table) >= 0)
     members = {name: _join_folds(run, table, name, rows) for name in run.members}
-    marked = {name: _with_quarantined(sheet, table) for name, sheet in members.items()}
+    marked = {name: append_quarantined(sheet, table) for name, sheet in members.items()}
     padding = np.full((len(table.quarantined), len(table.classes)), np.nan, np.float32)
     with replacing(run.oof_file) as temporary:
         write_predictions(temporary, marked, np.concatenate([table.targets[rows], padding]))
@@ -57,10 +63,17 @@ def finish_run(run: Run, table: Table, seconds: float) -> None:
 
 def _join_folds(run: Run, table: Table, name: str, rows: NDArray[np.intp]) -> Predictions:
     folds = _folds(table)
+    at = {key: row for row, key in enumerate(table.ids)}
     probs = np.full((len(table), len(table.classes)), np.nan, np.float32)
     for fold in run.folds:
         sheet = read_predictions(run.member(name).fold(fold).predictions)[name]
-        probs[folds == fold] = sheet.probs
+        places = np.array([at.get(key, -1) for key in sheet.ids], np.intp)
+        if sorted(places) != np.flatnonzero(folds == fold).tolist():
+            raise AlignmentError(
+                f"{run.member(name).fold(fold).predictions} holds other rows than fold {fold} of "
+                "the table. Delete that fold's folder and run the same command again."
+            )
+        probs[places] = sheet.probs
     return Predictions(
         ids=tuple(table.ids[row] for row in rows),
         classes=table.classes,
@@ -68,23 +81,6 @@ def _join_folds(run: Run, table: Table, name: str, rows: NDArray[np.intp]) -> Pr
         exclusive=table.exclusive,
         held_out=np.ones(len(rows), np.bool_),
         folds=folds[rows],
-    )
-
-
-def _with_quarantined(sheet: Predictions, table: Table) -> Predictions:
-    """Append the rows set aside, with their reason in place of probabilities."""
-    extra = len(table.quarantined)
-    nothing = np.full((extra, len(sheet.classes)), np.nan, np.float32)
-    folds = np.full(extra, ALWAYS_TRAINED, np.int16)
-    before = np.zeros(0, np.int16) if sheet.folds is None else sheet.folds
-    return Predictions(
-        ids=sheet.ids + tuple(row.id for row in table.quarantined),
-        classes=sheet.classes,
-        probs=np.concatenate([sheet.probs, nothing]),
-        exclusive=sheet.exclusive,
-        held_out=np.concatenate([sheet.held_out, np.zeros(extra, np.bool_)]),
-        folds=np.concatenate([before, folds]),
-        errors=(None,) * len(sheet) + tuple(row.reason for row in table.quarantined),
     )
 
 
@@ -126,14 +122,15 @@ def write_instructions(run: Run, table: Table) -> str:
         run: The run.
         table: What it was trained on.
     """
-    form = "submission" if table.layout.name != "memory" else "labels"
+    # A classifier cannot fill a column of masks.
+    own_form = table.layout.name != "memory" and not table.layout.name.startswith("rle")
+    submission = f"loupe predict {run.folder} TABLE --out submission.csv --format submission"
     return (
         f"predict new images:   loupe predict {run.folder} IMAGES --out predictions.csv\n"
         f"as probabilities:     loupe predict {run.folder} IMAGES --out probabilities.csv "
         "--format probabilities\n"
-        f"in the table's form:  loupe predict {run.folder} TABLE --out submission.csv "
-        f"--format {form}\n"
-        f"out-of-fold sheet:    {run.oof_file}\n"
+        + (f"in the table's form:  {submission}\n" if own_form else "")
+        + f"out-of-fold sheet:    {run.oof_file}\n"
         f"scores:               {run.scores_file}\n"
     )
 

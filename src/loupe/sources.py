@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,9 @@ def read_plain(ids: Sequence[str], folder: Path) -> Table:
     )
 
 
-def read_coco(path: Path, images: Path | None, names: Mapping[str, str]) -> Table:
+def read_coco(
+    path: Path, images: Path | None, names: Mapping[str, str], *, labelled: bool = True
+) -> Table:
     """Read a COCO file: a class is present where an annotation says so.
 
     Args:
@@ -91,26 +94,20 @@ def read_coco(path: Path, images: Path | None, names: Mapping[str, str]) -> Tabl
             annotations the table has no labels.
         images: The folder that file names start from; None is the file's own.
         names: Category name to class name; empty for none.
+        labelled: False reads the images and no label.
 
     Raises:
         TableError: parts are missing, or annotations name unknown images or categories.
     """
-    whole = _read_coco_json(path)
+    whole = _read_coco_json(path, labelled=labelled)
     files = {entry["id"]: str(entry["file_name"]) for entry in whole["images"]}
     ids = [str(entry["file_name"]) for entry in whole["images"]]
     folder = images or path.parent
     located = locate_images(ids, folder, path.name)
-    if "annotations" not in whole:
-        plain = read_plain(ids, folder)
-        return Table(
-            ids=plain.ids,
-            images=located.paths,
-            classes=(),
-            targets=plain.targets,
-            exclusive=False,
-            layout=plain.layout,
-            notes=(f"{path.name}: layout 'coco' without annotations: no labels", *located.notes),
-        )
+    if "annotations" not in whole or not labelled:
+        why = "without annotations: no labels" if labelled else "whose labels were not read"
+        note = f"{path.name}: layout 'coco' {why}"
+        return replace(read_plain(ids, folder), images=located.paths, notes=(note, *located.notes))
     categories = {e["id"]: str(e["name"]) for e in sorted(whole["categories"], key=_by_id)}
     _check_coco(path, whole, files, categories)
     rows = {key: row for row, key in enumerate(files)}
@@ -158,13 +155,13 @@ def _by_id(entry: Mapping[str, Any]) -> float:
     return float(entry["id"])
 
 
-def _read_coco_json(path: Path) -> dict[str, Any]:
+def _read_coco_json(path: Path, *, labelled: bool) -> dict[str, Any]:
     try:
         whole = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise TableError(f"{path}: not readable as JSON ({error}).") from None
     expected = {"images": ("id", "file_name"), "categories": ("id", "name")}
-    if isinstance(whole, dict) and "annotations" in whole:
+    if isinstance(whole, dict) and "annotations" in whole and labelled:
         expected["annotations"] = ("image_id", "category_id")
     elif isinstance(whole, dict):
         del expected["categories"]

@@ -114,8 +114,6 @@ def check_folds(
     if table.folds is None:
         raise TableError("the table has no folds; run 'loupe split' first.")
     _refuse_leak(group, allow_leak=allow_leak)
-    if group == "given" and table.groups is None:
-        return table
     groups, notes = _group(table, group, reporter)
     stamps: tuple[str, ...] = ()
     if groups is not None:

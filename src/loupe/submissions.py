@@ -7,20 +7,84 @@ Rows are never dropped: one that could not be read keeps its place, empty.
 
 from __future__ import annotations
 
-import re
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from loupe.answers import Answers, spell_choice, spell_flags, spell_lists, spell_probs
+from loupe.answers import (
+    Answers,
+    are_integers,
+    blank_answers,
+    has_decimals,
+    spell_choice,
+    spell_classes,
+    spell_flags,
+    spell_lists,
+    spell_probs,
+)
 from loupe.cells import Cells, read_cells, write_cells
 from loupe.columns import IMAGE_COLUMNS, RLE_COLUMNS, RLE_LAYOUTS, fold_name
 from loupe.errors import AlignmentError, InputError, shorten
 from loupe.labels import WORDS, find_list_separator
 from loupe.locating import strip_extension
+from loupe.table import Layout
 
-_INTEGER = re.compile(r"[+-]?\d+")
-_DECIMAL = re.compile(r"[+-]?\d*\.\d*(?:[eE][+-]?\d+)?")
+Format = Literal["labels", "probabilities", "submission"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sheet:
+    """What one file is to hold, and what was assumed on the way."""
+
+    header: tuple[str, ...]
+    rows: list[list[str]]
+    notes: tuple[str, ...] = ()
+
+
+def check_writing(
+    path: Path,
+    form: Format,
+    *,
+    ids: Sequence[str],
+    classes: Sequence[str],
+    exclusive: bool,
+    layout: Layout,
+    like: Path | None = None,
+    columns: Sequence[str] | None = None,
+    numbers: bool = False,
+) -> None:
+    """Refuse, before anything is predicted, what could not be written afterwards.
+
+    The file is made up with empty answers and thrown away, so that what is
+    refused here is what the functions that write would refuse, and nothing else.
+
+    Args:
+        path: The CSV that is to be written.
+        form: Which of `write_labels`, `write_probabilities`, `write_submission`.
+        ids: Ids of the rows that are to be predicted.
+        classes: Names of the classes.
+        exclusive: One class a row.
+        layout: How the training table was written.
+        like: As for `write_submission`, and so are the rest.
+        columns: Names of the columns instead.
+        numbers: Write classes as numbers.
+
+    Raises:
+        InputError: the file cannot be written there, a column cannot be filled,
+            or its meaning is doubtful.
+        AlignmentError: ids of the sample are not to be predicted.
+    """
+    answers = blank_answers(ids, classes, exclusive=exclusive, layout=layout)
+    _refuse_place(path)
+    if form == "labels":
+        _compose_labels(answers)
+    elif form == "probabilities":
+        _compose_probabilities(answers)
+    else:
+        _compose_submission(answers, like=like, columns=columns, numbers=numbers)
 
 
 def write_probabilities(path: Path, answers: Answers) -> None:
@@ -35,12 +99,10 @@ def write_probabilities(path: Path, answers: Answers) -> None:
         answers: What to write.
 
     Raises:
-        InputError: a class is named like one of the fixed columns.
+        InputError: a class is named like one of the fixed columns, or the file
+            cannot be written there.
     """
-    _refuse_clash(answers.classes)
-    columns = [spell_probs(answers, at) for at in range(len(answers.classes))]
-    rows = [list(row) for row in zip(answers.ids, *columns, answers.messages(), strict=True)]
-    write_cells(path, ("id", *answers.classes, "error"), rows)
+    _write(path, _compose_probabilities(answers))
 
 
 def write_labels(path: Path, answers: Answers) -> None:
@@ -54,18 +116,10 @@ def write_labels(path: Path, answers: Answers) -> None:
         answers: What to write.
 
     Raises:
-        InputError: a class is named like one of the fixed columns.
+        InputError: a class is named like one of the fixed columns, or the file
+            cannot be written there.
     """
-    lost = answers.messages()
-    if answers.exclusive:
-        columns = [spell_choice(answers, answers.classes)]
-        header: tuple[str, ...] = ("label",)
-    else:
-        _refuse_clash(answers.classes)
-        columns = [spell_flags(answers, at, WORDS[0]) for at in range(len(answers.classes))]
-        header = answers.classes
-    rows = [list(row) for row in zip(answers.ids, *columns, lost, strict=True)]
-    write_cells(path, ("id", *header, "error"), rows)
+    _write(path, _compose_labels(answers))
 
 
 def write_submission(
@@ -73,7 +127,7 @@ def write_submission(
     answers: Answers,
     *,
     like: Path | None = None,
-    columns: tuple[str, ...] | None = None,
+    columns: Sequence[str] | None = None,
     header: bool = True,
     index: bool = False,
     numbers: bool = False,
@@ -91,6 +145,7 @@ def write_submission(
         answers: What to write.
         like: A sample submission with a header line.
         columns: Names of the columns instead; ``("label",)`` is a bare label.
+            Blanks around them do not count.
         header: Write the header line.
         index: Put a column without a name before the others, counting from 0.
         numbers: Write classes as numbers: those of the training table's name
@@ -100,9 +155,38 @@ def write_submission(
         What was assumed, for the screen.
 
     Raises:
-        InputError: a column cannot be filled, or its meaning is doubtful.
+        InputError: a column cannot be filled, its meaning is doubtful, or the
+            file cannot be written there.
         AlignmentError: ids of the sample were not predicted; all are listed.
     """
+    sheet = _compose_submission(answers, like=like, columns=columns, numbers=numbers)
+    _write(path, sheet, header=header, index=index)
+    return sheet.notes
+
+
+def _compose_probabilities(answers: Answers) -> _Sheet:
+    _refuse_clash(answers.classes)
+    columns = [spell_probs(answers, at) for at in range(len(answers.classes))]
+    return _frame(answers, answers.classes, columns)
+
+
+def _compose_labels(answers: Answers) -> _Sheet:
+    if answers.exclusive:
+        return _frame(answers, ("label",), [spell_choice(answers, answers.classes)])
+    _refuse_clash(answers.classes)
+    columns = [spell_flags(answers, at, WORDS[0]) for at in range(len(answers.classes))]
+    return _frame(answers, answers.classes, columns)
+
+
+def _frame(answers: Answers, names: Sequence[str], columns: Sequence[Sequence[str]]) -> _Sheet:
+    """Put the columns between those of the id and of the error."""
+    rows = [list(row) for row in zip(answers.ids, *columns, answers.messages(), strict=True)]
+    return _Sheet(("id", *names, "error"), rows)
+
+
+def _compose_submission(
+    answers: Answers, *, like: Path | None, columns: Sequence[str] | None, numbers: bool
+) -> _Sheet:
     if like is not None and columns is not None:
         raise InputError("--like and --columns both name the columns; pass one of them.")
     lost = answers.messages()
@@ -110,15 +194,34 @@ def write_submission(
     if like is not None:
         names, rows, more = _imitate(read_cells(like), answers, numbers=numbers)
     else:
-        names = columns or _training_columns(answers)
+        names = tuple(n.strip() for n in columns) if columns else _training_columns(answers)
         meanings = _understand(names, answers)
         filled, more = _fill(names, meanings, answers, None, numbers=numbers)
         rows = [list(row) for row in zip(*filled, strict=True)]
+    return _Sheet(names, rows, (*notes, *more))
+
+
+def _write(path: Path, sheet: _Sheet, *, header: bool = True, index: bool = False) -> None:
+    _refuse_place(path)
+    names, rows = sheet.header, sheet.rows
     if index:
         names = ("", *names)
         rows = [[str(at), *row] for at, row in enumerate(rows)]
     write_cells(path, names if header else None, rows)
-    return (*notes, *more)
+
+
+def _refuse_place(path: Path) -> None:
+    """Refuse a folder, and a place where no file can be made; missing folders can."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name the file to write, as {path / 'out.csv'}.")
+    above = next((folder for folder in path.absolute().parents if folder.exists()), Path("/"))
+    if not above.is_dir():
+        raise InputError(f"{path}: {above} is a file, not a folder. Name another place with --out.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{path}: nothing may be written to {above}. Name another place with --out, or ask "
+            "for its rights to be changed."
+        )
 
 
 def _refuse_clash(classes: Sequence[str]) -> None:
@@ -142,15 +245,6 @@ def _training_columns(answers: Answers) -> tuple[str, ...]:
     if layout.name in ("classes", "binary", "label-list") and not layout.any_class:
         return (image, *layout.label_column)
     return (image, "label") if answers.exclusive else (image, *answers.classes)
-
-
-def _written(answers: Answers, *, numbers: bool) -> tuple[str, ...]:
-    """Return the text that stands for each class in the training table."""
-    given = answers.layout.numbers
-    known = len(given) == len(answers.classes)
-    if numbers and not known and not _are_integers(answers.classes):
-        return tuple(str(at) for at in range(len(answers.classes)))
-    return given if known else answers.classes
 
 
 def _imitate(
@@ -194,7 +288,7 @@ def _fill(
             filled.append(_fill_class(int(meaning), answers, cells))
     used = [name for name, meaning in zip(names, meanings, strict=True) if meaning.isdigit()]
     if sample is not None and used:
-        kinds = {_has_decimals(sample.column(name)) for name in used}
+        kinds = {has_decimals(sample.column(name)) for name in used}
         if len(kinds) > 1:
             raise InputError(
                 f"{sample.where}: some of the columns {shorten([repr(n) for n in used])} hold "
@@ -212,7 +306,7 @@ def _understand(names: Sequence[str], answers: Answers, key: str = "") -> list[s
     at = {name: str(i) for i, name in enumerate(answers.classes)}
     if not layout.any_class:
         # A class may go by its own name, or by its text in the training table.
-        at = {text: str(i) for i, text in enumerate(_written(answers, numbers=False))} | at
+        at = {text: str(i) for i, text in enumerate(spell_classes(answers, numbers=False))} | at
     single = set(layout.label_column) if len(layout.label_column) == 1 else set()
     meanings = []
     for name in names:
@@ -245,7 +339,7 @@ def _refuse_unknown(names: Sequence[str], meanings: Sequence[str], answers: Answ
 
 
 def _fill_class(at: int, answers: Answers, cells: Sequence[str] | None) -> list[str]:
-    if cells is not None and _has_decimals(cells):
+    if cells is not None and has_decimals(cells):
         return spell_probs(answers, at)
     return spell_flags(answers, at, WORDS[0])
 
@@ -255,16 +349,16 @@ def _fill_label(
 ) -> tuple[list[str], list[str]]:
     if len(answers.classes) == 1 and not answers.exclusive:
         return _fill_binary(name, answers, cells, numbers=numbers)
-    decimals = cells is not None and _has_decimals(cells)
+    decimals = cells is not None and has_decimals(cells)
     if decimals:
         raise InputError(
             f"column {name!r} of the sample holds decimals, but there are {len(answers.classes)} "
             "classes; which probability is meant? Name a class's column with --columns."
         )
-    texts = _written(answers, numbers=numbers)
+    texts = spell_classes(answers, numbers=numbers)
     notes = []
-    if cells is not None and not numbers and _are_integers(cells) and not _are_integers(texts):
-        texts = _written(answers, numbers=True)
+    if cells is not None and not numbers and are_integers(cells) and not are_integers(texts):
+        texts = spell_classes(answers, numbers=True)
         pairs = [f"{t} = {c}" for t, c in zip(texts, answers.classes, strict=True)]
         notes.append(f"column {name!r} holds numbers in the sample: {shorten(pairs)}")
     elif cells is not None and set(answers.classes) & set(cells):
@@ -278,20 +372,12 @@ def _fill_label(
 def _fill_binary(
     name: str, answers: Answers, cells: Sequence[str] | None, *, numbers: bool
 ) -> tuple[list[str], list[str]]:
-    if cells is not None and _has_decimals(cells):
+    if cells is not None and has_decimals(cells):
         note = f"column {name!r} holds the probability of {answers.classes[0]!r}"
         return spell_probs(answers, 0), [note]
     words = answers.layout.words or WORDS[0]
-    plain = numbers or answers.layout.any_class or (cells is not None and _are_integers(cells))
+    plain = numbers or answers.layout.any_class or (cells is not None and are_integers(cells))
     return spell_flags(answers, 0, WORDS[0] if plain else words), []
-
-
-def _has_decimals(cells: Sequence[str]) -> bool:
-    return any(_DECIMAL.fullmatch(text.strip()) for text in cells)
-
-
-def _are_integers(texts: Sequence[str]) -> bool:
-    return bool(texts) and all(_INTEGER.fullmatch(text.strip()) for text in texts)
 
 
 def _follow_sample(sample: Cells, answers: Answers) -> tuple[str, list[int], list[str]]:

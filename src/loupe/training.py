@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from loupe.build import build_network, find_start, resolve_input
+from loupe.build import build_network, find_start, knows_network, resolve_input
 from loupe.caching import DEFAULT_LIMIT_BYTES, open_pixels, read_pixels
 from loupe.defaults import choose_recipe
 from loupe.errors import RecipeError, TableError
@@ -29,7 +29,7 @@ from loupe.layouts import read_table
 from loupe.probing import Timing, choose_engine
 from loupe.progress import Reporter, Silent
 from loupe.recipe import Engine, FullStage, HeadStage, Recipe, read_recipe
-from loupe.runs import Run, append_event, create_run
+from loupe.runs import Run, append_event, create_run, digest_sizes
 from loupe.scoring import finish_run
 from loupe.splitting import check_folds, split
 from loupe.table import Table
@@ -104,6 +104,10 @@ def train(
     device = choose_device(device)
     folder = weights_folder(weights)
     members = _read_members(recipes, overrides, table, folder, device, reporter)
+    members = {
+        key: recipe.model_copy(update={"start": find_start(recipe, folder)})
+        for key, recipe in members.items()
+    }
     _check_stages(members)
     table = _with_folds(table, folds, group, allow_leak, reporter)
     stamps = _stamps(table)
@@ -160,7 +164,7 @@ def _read_members(
         if len(named) < len(recipes):
             raise RecipeError("two recipe files have one name; members are named by their files.")
     if not named:
-        choice = choose_recipe(table, weights, device=device)
+        choice = choose_recipe(table, weights, device=device, knows=knows_network)
         for reason in choice.reasons:
             reporter.note(reason)
         named = {choice.member: choice.recipe}
@@ -172,7 +176,8 @@ def _read_members(
 
 
 def _default_out(name: str, table: Table, members: Mapping[str, Recipe]) -> Path:
-    parts = [table.digest(), *(f"{k}{recipe.digest()}" for k, recipe in members.items())]
+    parts = [table.digest(), digest_sizes(table.images)]
+    parts += [f"{key}{recipe.digest()}{recipe.start.digest}" for key, recipe in members.items()]
     return Path("runs") / f"{name}-{_short_digest(parts)}"
 
 
@@ -198,7 +203,6 @@ def _prepare_inputs(
         if member.prepared:
             continue
         recipe = recipes[name]
-        recipe = recipe.model_copy(update={"start": find_start(recipe, weights)})
         spec = resolve_input(recipe, weights)
         # Built once here, so that missing weights stop us before any long work.
         build_network(recipe, spec, classes, weights=weights)

@@ -34,6 +34,7 @@ class WeightsFile:
         mean: Mean per channel of the input, in [0, 1]; None if not said.
         std: Deviation per channel of the input; None if not said.
         parameters: Number of values in the file.
+        names: Names of the tensors.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class WeightsFile:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     parameters: int = 0
+    names: frozenset[str] = frozenset()
 
 
 def weights_folder(folder: str | Path | None) -> Path | None:
@@ -116,6 +118,7 @@ def read_header(path: Path) -> WeightsFile:
             kwargs=json.loads(meta.get("kwargs", "{}")),
             mean=_floats(meta.get("mean")),
             std=_floats(meta.get("std")),
+            names=frozenset(header),
             parameters=sum(math.prod(entry["shape"]) for entry in header.values()),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -128,6 +131,27 @@ def digest_file(path: Path) -> str:
     """Return 16 hex digits over the bytes of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+
+
+def locate_start(file: str, digest: str, folder: Path | None) -> Path:
+    """Find the file that a run started from, and make sure that it is the same still.
+
+    Args:
+        file: Its name.
+        digest: Its `digest_file` at that time.
+        folder: Local weights, or None.
+
+    Raises:
+        WeightsError: it is not there, or another file has its name.
+    """
+    path = (folder or Path()) / file
+    if path.is_file() and digest_file(path) == digest:
+        return path
+    raise WeightsError(
+        f"the run started from {file} (digest {digest}); {path} is "
+        f"{'another file' if path.is_file() else 'not there'}. Name the folder that holds it "
+        "with --weights, or train into another --out."
+    )
 
 
 def explain_missing(name: str, folder: Path | None) -> str:
@@ -145,12 +169,51 @@ def explain_missing(name: str, folder: Path | None) -> str:
     return (
         f"pretrained weights of {name!r} were not found: {looked}, and timm's hub could not be "
         f"reached. On a machine with network, run\n"
-        f'  python -c "import timm; from safetensors.torch import save_file; '
-        f"save_file(timm.create_model('{name}', pretrained=True).state_dict(), "
-        f"'{name}.safetensors')\"\n"
+        f'  python -c "import json, timm; from safetensors.torch import save_file; '
+        f"net = timm.create_model('{name}', pretrained=True); cfg = net.pretrained_cfg; "
+        f"meta = dict(timm_arch=cfg['architecture'], mean=json.dumps(cfg['mean']), "
+        f"std=json.dumps(cfg['std']), kwargs='{{}}'); "
+        f"save_file(net.state_dict(), '{name}.safetensors', meta)\"\n"
         f"put the file into a folder and pass --weights FOLDER; or start from scratch with "
         f"--set network.pretrained=false."
     )
+
+
+def explain_failed(error: Exception, name: str, file: str, folder: Path | None) -> str:
+    """Say why pretrained weights could not be loaded into a network.
+
+    Args:
+        error: What loading raised.
+        name: timm name that was asked for.
+        file: Name of the local file; empty if they were to come from timm's hub.
+        folder: Local folder that was searched, or None.
+    """
+    detail = shorten_error(error)
+    if file:
+        return (
+            f"{(folder or Path()) / file}: its weights do not fit network {name!r} ({detail}). If "
+            "they belong to another one, name it as 'timm_arch' in the file's metadata, and "
+            "arguments it needs as 'kwargs'; or choose another file."
+        )
+    if isinstance(error, OSError | LookupError):
+        return f"{explain_missing(name, folder)}\n({detail})"
+    return (
+        f"published weights of {name!r} cannot be loaded ({detail}). Name a folder of local ones "
+        "with --weights, or start from scratch with --set network.pretrained=false."
+    )
+
+
+def shorten_error(error: Exception) -> str:
+    r"""Return the beginning of an error's text, which may list hundreds of layers.
+
+    Examples:
+        >>> shorten_error(RuntimeError("does not fit:\n  missing a\n  missing b\n"))
+        'does not fit: missing a'
+        >>> shorten_error(AssertionError())
+        'AssertionError'
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:200].rstrip(".") or type(error).__name__
 
 
 def _load_header(path: Path) -> dict[str, Any]:

@@ -60,7 +60,7 @@ MAP: dict[str, list[set[str]]] = {
     ],
     "training": [
         {"data", "following", "recipe", "weights"},
-        {"build", "defaults", "runs"},
+        {"build", "defaults", "losses", "runs"},
         {"heads", "inference", "scoring"},
         {"fitting"},
         {"jobs", "probing"},
@@ -96,7 +96,9 @@ LIBRARIES: dict[str, set[str]] = {
     "rich": {"terminal"},
     "safetensors": {"inference", "jobs"},
     "timm": {"build"},
-    "torch": {"build", "data", "fitting", "heads", "inference", "jobs", "probing", "training"},
+    "torch": {
+        "build", "data", "fitting", "heads", "inference", "jobs", "losses", "probing", "training",
+    },
     "yaml": {"recipe"},
 }  # fmt: skip
 """Who imports what; one place for each keeps it replaceable. No pandas, no scikit-learn."""

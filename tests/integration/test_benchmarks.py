@@ -60,7 +60,7 @@ def test_plain_rate_is_the_recipes(plain_loop):
 
 @pytest.mark.parametrize(
     "change",
-    ["tta=[identity]", "loss.class_weights=balanced", "augment.1.rotate=[-30, 30]"],
+    ["tta=[identity]", "loss.class_weights=balanced", "augment=[VerticalFlip]"],
 )
 def test_a_recipe_that_does_other_work_is_refused(main_job, tmp_path, change):
     make_weights(tmp_path)

@@ -4,21 +4,22 @@ import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.nn import functional
 
 from loupe.build import (
     MovingAverage,
-    balance_classes,
-    build_loss,
     build_network,
     build_optimizer,
     freeze_norms,
+    knows_network,
     rate_factor,
     resolve_input,
 )
 from loupe.errors import RecipeError, WeightsError
+from loupe.losses import balance_classes, build_loss
 from loupe.recipe import FullStage, Loss, Recipe, Schedule, read_recipe
 
 
@@ -82,6 +83,68 @@ def test_the_seed_alone_fixes_the_start_and_the_callers_randomness_is_kept():
 def test_an_unknown_network_is_named_with_the_nearest():
     with pytest.raises(RecipeError, match=r"'test_resnt'.*did you mean 'test_resnet'"):
         build(recipe("test_resnt"))
+
+
+def test_networks_are_known_with_or_without_a_tag():
+    assert knows_network("test_resnet")
+    assert knows_network("test_resnet.r160_in1k")
+    assert not knows_network("model")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "more", "said"),
+    [
+        ("inception_v3", 48, {}, "input.size 48 x 48.*it was published for 299"),
+        ("densenet121", 32, {"drop_path": 0.2}, "network.drop_path 0.2.*drop_path_rate"),
+        ("test_vit", 32, {"pool": "catavgmax"}, "network.pool 'catavgmax'"),
+        ("test_vit.nonsense", 32, {}, r"Invalid pretrained tag \(nonsense\)"),
+    ],
+)
+def test_settings_that_a_network_does_not_take_are_named(name, size, more, said):
+    with pytest.raises(RecipeError, match=f"'{name}'.*{said}"):
+        build(recipe(name, size, pretrained=False, **more))
+
+
+def test_with_weights_a_wrong_setting_is_still_blamed_on_the_recipe(weights):
+    with pytest.raises(RecipeError, match=r"network\.pool 'catavgmax'"):
+        build(recipe("test_vit", pool="catavgmax"), weights)
+
+
+def test_weights_that_do_not_fit_are_named_by_their_file(tmp_path):
+    tensors = {"conv1.0.weight": torch.zeros(4, 3, 9, 9)}
+    save_file(tensors, tmp_path / "test_resnet.safetensors", {"timm_arch": "test_resnet"})
+    with pytest.raises(WeightsError, match=r"test_resnet\.safetensors: its weights do not fit"):
+        build(recipe(), tmp_path)
+
+
+def test_without_network_the_weights_are_said_to_be_missing(monkeypatch):
+    def refuse(name, **options):
+        if options["pretrained"]:
+            raise OSError("offline")
+        return create(name, **options)
+
+    create = timm.create_model
+    monkeypatch.setattr("loupe.build._hub_resolves", lambda: False)
+    monkeypatch.setattr("timm.create_model", refuse)
+    with pytest.raises(WeightsError, match=r"(?s)were not found.*\(offline\)"):
+        build(recipe())
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "mean"),
+    [
+        ("vit_small_patch16_224.dino", "vit_small_patch16_224", 0.485),
+        ("vit_small_patch16_224.dino", "vit_small_patch16_224.dino", 0.485),
+        ("vit_small_patch16_224", "vit_small_patch16_224", 0.5),
+        ("mine", "vit_small_patch16_224.dino", 0.485),
+        ("mine", "mine", 0.5),
+        ("vit_small_patch16_224.unheard_of", "vit_small_patch16_224", 0.5),
+    ],
+)
+def test_normalisation_is_that_of_the_tag(tmp_path, file, name, mean):
+    meta = {"timm_arch": "vit_small_patch16_224"}
+    save_file({"w": torch.zeros(1)}, tmp_path / f"{file}.safetensors", meta)
+    assert resolve_input(recipe(name, 224), tmp_path).mean[0] == mean
 
 
 def test_missing_weights_say_what_the_folder_holds(weights, monkeypatch):
@@ -177,7 +240,16 @@ def test_balanced_weights_are_scikit_learns():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     columns = torch.tensor([[1.0, 0], [0, 0], [0, 0], [0, 1], [1, 1]])
     assert balance_classes(columns, exclusive=False).tolist() == pytest.approx([1.5, 1.5])
-    assert torch.isfinite(balance_classes(torch.zeros(3, 2), exclusive=False)).all()
+
+
+def test_a_class_without_rows_changes_no_weight():
+    labels = np.repeat([0, 1, 2], [7, 2, 1])
+    three = balance_classes(torch.eye(3)[labels], exclusive=True)
+    four = balance_classes(torch.eye(4)[labels], exclusive=True)
+    assert four.tolist() == [*three.tolist(), 1.0]
+    columns = torch.tensor([[1.0, 0], [0, 0], [0, 0], [0, 0]])
+    assert balance_classes(columns, exclusive=False).tolist() == [3.0, 1.0]
+    assert balance_classes(torch.zeros(3, 2), exclusive=False).tolist() == [1.0, 1.0]
 
 
 # Schedule, optimizer, average ---------------------------------------------------------------------
@@ -262,3 +334,11 @@ def test_frozen_norms_stay_as_they_are():
     assert norms
     assert all(torch.equal(b, n.running_mean) for b, n in zip(before, norms, strict=True))
     assert network.dropout.training
+
+
+def test_a_file_that_does_not_hold_the_network_is_refused(tmp_path):
+    # timm itself would load nothing of it and say nothing.
+    save_file({"foreign.weight": torch.zeros(3)}, tmp_path / "test_resnet.safetensors")
+    made = recipe()
+    with pytest.raises(WeightsError, match="are not in the file"):
+        build_network(made, resolve_input(made, tmp_path), 2, weights=tmp_path)

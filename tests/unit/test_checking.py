@@ -11,7 +11,7 @@ from PIL import Image
 from loupe.checking import COLUMNS, Sizes, check, find_groups, write_check
 from loupe.errors import InputError
 from loupe.findings import RARE
-from loupe.table import Table
+from loupe.table import Quarantined, Table
 
 
 def texture(seed, height=60, width=80):
@@ -160,7 +160,9 @@ def test_the_few_coloured_among_grey_are_named(table):
     assert set(named(check(table), "colour-among-grey")) == {"000.png"}
     for row in range(1, 8):
         save_over(table, row, texture(row))
-    assert check(table).findings == ()
+    (mix,) = check(table).findings
+    assert (mix.id, mix.finding) == ("", "grey-and-colour")
+    assert mix.detail.startswith("12 grey and 8 coloured pictures")
 
 
 def test_sizes_far_from_the_bulk_are_named(table):
@@ -257,3 +259,25 @@ def test_findings_are_written_as_csv(table, tmp_path):
     assert [tuple(row.values()) for row in rows] == [
         (f.id, f.finding, f.severity, f.detail, f.group) for f in report.findings
     ]
+
+
+def test_rows_set_aside_earlier_stay_in_the_report(tmp_path):
+    aside = (Quarantined(id="bad.png", reason="zero-byte: the file is empty (0 bytes)."),)
+    table = make_table(tmp_path, ["crack", "fine"] * 10, quarantined=aside)
+    report = check(table)
+    write_check(report, tmp_path / "check.csv")
+    with (tmp_path / "check.csv").open(encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert tuple(row.values()) == ("bad.png", "quarantined", "note", aside[0].reason, "")
+    assert not report.must_fix
+    assert report.quarantined() == ()
+    assert report.rows == 20
+
+
+def test_equal_files_and_equal_pixels_are_told_apart(table):
+    texture(0).save(table.images[2])
+    texture(0).save(table.images[4], "BMP")
+    found = {name: f.detail for name, f in named(check(table), "equal-copy").items()}
+    assert found["000.png"].startswith("same bytes as '002.png'")
+    assert found["002.png"].startswith("same bytes as '000.png'")
+    assert found["004.png"].startswith("same pixels, in other bytes, as '000.png'")

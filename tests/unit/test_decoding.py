@@ -7,6 +7,7 @@ import threading
 import warnings
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -35,16 +36,21 @@ def decode(data, **options):
     return decode_image(data, name="picture", **options)
 
 
-def png_header(width, height):
-    """Write a PNG that announces a size and has next to no pixels."""
+def write_png(width, height, depth, colour, pixels):
+    """Write a PNG by hand, of rows each with the byte of its filter."""
 
     def chunk(kind, body):
         tail = struct.pack(">I", zlib.crc32(kind + body))
         return struct.pack(">I", len(body)) + kind + body + tail
 
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 10)) + chunk(b"IEND", b"")
+    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
+
+
+def png_header(width, height):
+    """Write a PNG that announces a size and has next to no pixels."""
+    return write_png(width, height, 8, 2, b"\0" * 10)
 
 
 def kind_of(data, **options):
@@ -316,6 +322,25 @@ def test_16_bits_are_reported_with_the_brightest_value(tmp_path):
     values = np.full((4, 4), 4095, np.uint16)
     facts, _ = inspect_file(tmp_path, encode(Image.fromarray(values)))
     assert (facts.bits, facts.channels, facts.peak) == (16, 1, 16)
+
+
+def test_16_bit_colour_is_noticed_though_it_is_read_as_8_bits(tmp_path):
+    values = np.array([[[0x12FF, 0x00FF, 0xFF00]]], dtype=np.uint16)
+    png = write_png(1, 1, 16, 2, b"\0" + values.astype(">u2").tobytes())
+    tiff = cv2.imencode(".tiff", values[..., ::-1])[1].tobytes()
+    for data in (png, tiff):
+        facts, pixels = inspect_file(tmp_path, data)
+        assert (facts.bits, facts.mode, facts.channels) == (16, "RGB", 3)
+        assert pixels[0, 0].tolist() == [0x12, 0, 0xFF]
+    grey_and_alpha = write_png(1, 1, 16, 4, b"\0" + b"\xff" * 4)
+    assert inspect_file(tmp_path, grey_and_alpha)[0].bits == 16
+
+
+def test_depths_of_other_pictures(tmp_path):
+    one_bit = Image.fromarray(np.array([[True, False]]))
+    assert inspect_file(tmp_path, encode(one_bit))[0].bits == 1
+    assert inspect_file(tmp_path, encode(Image.fromarray(draw()).quantize(4)))[0].bits == 8
+    assert inspect_file(tmp_path, encode(draw(), "TIFF"))[0].bits == 8
 
 
 def test_damage_is_a_fact_here(tmp_path):

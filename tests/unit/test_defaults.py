@@ -47,8 +47,25 @@ def test_on_a_cpu_large_networks_are_left_out(exclusive, weights, monkeypatch):
     assert choose_recipe(exclusive, weights, device="cuda").recipe.network.name == "test_resnet"
     monkeypatch.setattr("loupe.defaults.CPU_PARAMETERS", 1)
     choice = choose_recipe(exclusive, weights, device="cpu")
-    assert not choice.recipe.network.pretrained
-    assert "holds none that fit" in choice.reasons[0]
+    assert choice.recipe.network.name == "test_vit"
+    assert choice.recipe.network.pretrained
+    assert choice.recipe.stages == (HeadStage(),)
+    assert "smallest local network" in choice.reasons[0]
+    assert "too large to tune on a CPU" in choice.reasons[1]
+    assert "pass --weights" not in " ".join(choice.reasons)
+
+
+def test_weights_of_unknown_networks_are_left_out_and_named(exclusive, weights):
+    choice = choose_recipe(exclusive, weights, device="cpu", knows=lambda a: a == "test_vit")
+    assert choice.recipe.network.name == "test_vit"
+    assert "no such network: test_resnet.safetensors;" in choice.reasons[-1]
+    nothing = choose_recipe(exclusive, weights, device="cpu", knows=lambda _: False)
+    assert not nothing.recipe.network.pretrained
+    assert "holds none of use" in nothing.reasons[0]
+    assert "test_resnet.safetensors, test_vit.safetensors;" in nothing.reasons[-1]
+    assert choose_recipe(exclusive, weights, device="cpu", knows=lambda _: True) == choose_recipe(
+        exclusive, weights, device="cpu"
+    )
 
 
 def test_of_two_files_of_a_network_the_one_named_is_used(exclusive, tmp_path, save_weights):
@@ -73,3 +90,16 @@ def test_the_choice_is_a_recipe_that_can_be_written(exclusive, binary, weights):
             assert choose_recipe(table, folder, device="cpu") == first
             text = write_recipe(first.recipe)
             assert read_recipe(yaml.safe_load(text)) == first.recipe
+
+
+@pytest.mark.parametrize(("rare", "weighted"), [(50, "none"), (5, "balanced")])
+def test_a_class_without_rows_does_not_switch_weights_on(exclusive, rare, weighted):
+    table = uneven(exclusive, 100, rare)
+    empty = np.zeros((len(table), 1), np.float32)
+    wider = replace(
+        table,
+        classes=(*table.classes, "unused"),
+        targets=np.concatenate([table.targets, empty], axis=1),
+    )
+    choice = choose_recipe(wider, None, device="cpu")
+    assert choice.recipe.loss.class_weights == weighted

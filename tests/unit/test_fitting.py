@@ -8,11 +8,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from loupe.build import build_loss, build_network, resolve_input
+from loupe.build import build_network, resolve_input
 from loupe.data import Samples
 from loupe.errors import LoupeError
 from loupe.fitting import Progress, Task, fit
 from loupe.heads import L2_GRID, fit_logistic
+from loupe.losses import build_loss
 from loupe.recipe import Loss, Recipe, read_recipe
 
 N, SIZE = 12, 32

@@ -3,6 +3,8 @@
 import json
 import os
 import time
+import unicodedata
+from pathlib import PureWindowsPath
 
 import numpy as np
 import pandas as pd
@@ -13,9 +15,11 @@ from loupe.cells import read_cells
 from loupe.errors import AlignmentError, MaskError, TableError
 from loupe.labels import find_list_separator, tell_kind
 from loupe.layouts import LAYOUTS, read_table
-from loupe.locating import list_images
+from loupe.locating import list_images, strip_base
 from loupe.rewrites import append_columns, write_quarantine
 from loupe.table import Quarantined, read_snapshot, write_snapshot
+
+JOINED = "Image_Label,EncodedPixels\na.jpg_Fish,1 3 9 2\na.jpg_Sugar,\nb.jpg_Fish,\nb.jpg_Sugar,\n"
 
 
 def touch(folder, *names):
@@ -31,6 +35,11 @@ def put(folder, text, name="labels.csv", *, images=("a.jpg", "b.jpg", "c.jpg")):
     path = folder / name
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return path
+
+
+def has_note(table, note):
+    """Tell whether a note is there, once and word for word."""
+    return table.notes.count(note) == 1
 
 
 def sheet(table):
@@ -281,6 +290,27 @@ class TestExtras:
         with pytest.raises(TableError, match=rf"column '{column}': 1 cell\(s\).*line 3"):
             read_table(path)
 
+    def test_says_which_columns_were_used_and_what_they_hold(self, tmp_path):
+        text = (
+            "image,label,FOLD,Group,Weight\n"
+            "a.jpg,x,0,p,1\nb.jpg,y,0,p,0.5\nc.jpg,y,1,q,2\nd.jpg,y,-1,r,1\ne.jpg,y,-2,s,1\n"
+        )
+        table = read_table(put(tmp_path, text))
+        folds = "-2 (1 images, never trained on), -1 (1 images, always trained on)"
+        folds += ", 0 (2 images), 1 (1 images)"
+        assert [note for note in table.notes if "is used as" in note] == [
+            f"column 'FOLD' is used as the fold: {folds}",
+            "column 'Group' is used as the group: 4 groups, each of which shares a fold",
+            "column 'Weight' is used as the weight in the loss: 0.5 to 2",
+        ]
+        plain = read_table(put(tmp_path, "image,label\na.jpg,x\nb.jpg,y\n"))
+        assert not [note for note in plain.notes if "is used as" in note]
+
+    def test_refuses_columns_that_differ_by_case_only(self, tmp_path):
+        path = put(tmp_path, "image,label,Fold,fold\na.jpg,x,0,1\nb.jpg,y,1,0\n")
+        with pytest.raises(TableError, match=r"by case cannot be told apart: 'Fold', 'fold' \(fo"):
+            read_table(path)
+
     def test_reads_the_quarantine_beside_the_table(self, tmp_path):
         path = put(tmp_path, "image,label\na.jpg,x\n")
         put(tmp_path, "id,reason\nb.jpg,cut off\n", "labels.quarantine.csv")
@@ -289,6 +319,234 @@ class TestExtras:
         put(tmp_path, "id,reason\na.jpg,cut off\n", "labels.quarantine.csv")
         with pytest.raises(TableError, match=r"also in its quarantine file: 'a\.jpg'"):
             read_table(path)
+
+
+class TestGroupColumn:
+    TEXT = "image,label,lot\na.jpg,x,p1\nb.jpg,y,p2\nc.jpg,y,p1\n"
+
+    @pytest.mark.parametrize("name", ["lot", "LOT", " Lot "])
+    def test_takes_the_column_named_in_any_case(self, tmp_path, name):
+        table = read_table(put(tmp_path, self.TEXT), group_column=name)
+        assert table.groups == ("p1", "p2", "p1")
+        assert table.layout.columns == ("image", "label", "lot")
+        assert has_note(
+            table, "column 'lot' is used as the group: 2 groups, each of which shares a fold"
+        )
+        assert read_table(tmp_path / "labels.csv").groups is None
+
+    def test_takes_the_exact_name_where_several_fit(self, tmp_path):
+        text = "image,label,lot,Lot\na.jpg,x,p,1\nb.jpg,y,q,1\n"
+        path = put(tmp_path, text)
+        assert read_table(path, group_column="lot").groups == ("p", "q")
+        assert read_table(path, group_column="Lot").groups == ("1", "1")
+        with pytest.raises(TableError, match="no column 'LOT' to group by"):
+            read_table(path, group_column="LOT")
+
+    @pytest.mark.parametrize("header", ["Group", "group", "GROUP"])
+    def test_the_name_group_needs_its_column(self, tmp_path, header):
+        path = put(tmp_path, self.TEXT.replace("lot", header))
+        assert read_table(path, group_column="group").groups == ("p1", "p2", "p1")
+        with pytest.raises(TableError) as caught:
+            read_table(put(tmp_path, self.TEXT), group_column="group")
+        assert "labels.csv: there is no column 'group' to group by" in str(caught.value)
+        assert "(columns: image, label, lot)" in str(caught.value)
+
+    @pytest.mark.parametrize("other", ["Group", "group"])
+    def test_refuses_another_group_besides(self, tmp_path, other):
+        text = f"image,label,lot,{other}\na.jpg,x,p1,g\nb.jpg,y,p2,g\n"
+        with pytest.raises(TableError, match=rf"--group-column lot .*column '{other}' too"):
+            read_table(put(tmp_path, text), group_column="lot")
+
+    def test_names_the_column_of_a_bad_cell(self, tmp_path):
+        path = put(tmp_path, "image,label,lot\na.jpg,x,1\nb.jpg,y,\n")
+        with pytest.raises(
+            TableError, match=r"column 'lot': 1 cell\(s\) are not filled in, on line 3"
+        ):
+            read_table(path, group_column="lot")
+
+    def test_a_column_may_be_the_label_and_the_group(self, tmp_path):
+        table = read_table(put(tmp_path, self.TEXT), label_column="lot", group_column="lot")
+        assert (table.classes, table.groups) == (("p1", "p2"), ("p1", "p2", "p1"))
+
+    def test_holds_for_run_lengths(self, tmp_path):
+        text = "ImageId,ClassId,EncodedPixels,lot\na.jpg,1,1 2,p\na.jpg,2,1 2,p\nb.jpg,2,,q\n"
+        assert read_table(put(tmp_path, text), group_column="lot").groups == ("p", "q")
+        path = put(tmp_path, text.replace("a.jpg,2,1 2,p", "a.jpg,2,1 2,q"))
+        with pytest.raises(TableError, match=r"'lot': 1 row\(s\) differ.*line 3"):
+            read_table(path, group_column="lot")
+        with pytest.raises(TableError, match=r"1 image\(s\).*no row.*a column 'lot'"):
+            read_table(put(tmp_path, text), images=tmp_path, group_column="lot")
+
+    @pytest.mark.parametrize("layout", [None, "images"])
+    def test_folders_and_coco_files_have_no_columns(self, tmp_path, layout):
+        touch(tmp_path, "i/cat/a.jpg", "i/dog/b.jpg")
+        with pytest.raises(TableError, match=r"--group-column lot .*a folder has no columns"):
+            read_table(tmp_path / "i", group_column="lot", layout=layout)
+        path = put(tmp_path, json.dumps(WHOLE), "coco.json")
+        with pytest.raises(TableError, match=r"--group-column lot .*a COCO file has no columns"):
+            read_table(path, group_column="lot", layout=layout)
+
+
+class TestListCells:
+    def test_lists_read_as_a_label_list(self, tmp_path):
+        touch(tmp_path, "a.jpg", "b.jpg", "c.jpg", "d.jpg")
+        lists = [["leaf smut", "rust"], ("rust",), np.array(["blight"], object), []]
+        frame = pd.DataFrame({"image": ["a.jpg", "b.jpg", "c.jpg", "d.jpg"], "labels": lists})
+        assert read_cells(frame).column("labels") == ["leaf smut|rust", "rust", "blight", ""]
+        table = read_table(frame, images=tmp_path)
+        assert (table.layout.name, table.layout.separator) == ("label-list", "|")
+        assert table.classes == ("blight", "leaf smut", "rust")
+        assert sheet(table) == [[0, 1, 1], [0, 0, 1], [1, 0, 0], [0, 0, 0]]
+        assert not table.exclusive
+        assert has_note(table, "cells are lists of labels")
+        assert has_note(table, "1 rows have an empty list: none of the classes")
+        frame.assign(labels=[list(cell) for cell in lists]).to_parquet(tmp_path / "t.parquet")
+        assert read_table(tmp_path / "t.parquet").digest() == table.digest()
+
+    def test_lists_without_a_label_in_common(self, tmp_path):
+        touch(tmp_path, "a.jpg")
+        frame = pd.DataFrame({"image": ["a.jpg", "b.jpg"], "labels": [["w", "x"], ["y", "z"]]})
+        table = read_table(frame, images=tmp_path)
+        assert (table.classes, sheet(table)) == (
+            ("w", "x", "y", "z"),
+            [[1, 1, 0, 0], [0, 0, 1, 1]],
+        )
+
+    @pytest.mark.parametrize(
+        ("labels", "classes"),
+        [([["leaf smut"], ["rust"]], ("leaf smut", "rust")), ([["0"], ["1"]], ("0", "1"))],
+    )
+    def test_lists_of_one_label(self, tmp_path, labels, classes):
+        touch(tmp_path, "a.jpg")
+        frame = pd.DataFrame({"image": ["a.jpg", "b.jpg"], "labels": labels})
+        table = read_table(frame, images=tmp_path)
+        assert (table.layout.name, table.classes) == ("label-list", classes)
+        assert sheet(table) == [[1, 0], [0, 1]]
+        assert has_note(
+            table, "every cell is a list of one label; layout 'classes' makes them exclusive"
+        )
+        single = read_table(frame, images=tmp_path, layout="classes")
+        assert (single.classes, single.exclusive) == (classes, True)
+
+    def test_lists_of_numbers_go_through_the_name_map(self, tmp_path):
+        touch(tmp_path, "a.jpg")
+        lists = [np.array([0, 16]), np.array([16])]
+        frame = pd.DataFrame({"image": ["a.jpg", "b.jpg"], "label": lists})
+        table = read_table(frame, images=tmp_path, names={0: "nucleus", 16: "cytosol"})
+        assert (table.classes, sheet(table)) == (("nucleus", "cytosol"), [[1, 1], [0, 1]])
+
+    def test_a_list_and_a_class_are_not_chosen_between(self, tmp_path):
+        frame = pd.DataFrame({"image": ["a", "b"], "label": [["x"], ["y"]], "class": ["x", "y"]})
+        with pytest.raises(TableError, match=r"'label' \(lists of labels\), 'class' \(2 diff"):
+            read_table(frame, images=tmp_path)
+
+    @pytest.mark.parametrize(
+        ("cell", "told"),
+        [
+            ({"bytes": b"", "path": "a.jpg"}, "a dict object"),
+            (b"\x89PNG", "a bytes object"),
+            ([{"name": "x"}], "a list of dict objects"),
+            (["x", None], "a list of NoneType objects"),
+            (np.array([["x"], ["y"]], object), "a list of list objects"),
+            (["x|y"], "a label with '|' in it"),
+        ],
+    )
+    def test_refuses_what_has_no_text(self, cell, told):
+        frame = pd.DataFrame({"image": ["a", "b", "c"], "label": ["x", cell, cell], "n": [1, 2, 3]})
+        with pytest.raises(TableError) as caught:
+            read_cells(frame)
+        start = f"the data frame: column 'label' holds {told} on rows 2, 3. Expected text, numbers"
+        assert str(caught.value).startswith(start)
+
+    def test_refuses_the_bytes_of_a_parquet_file(self, tmp_path):
+        frame = pd.DataFrame({"image": [{"bytes": b"", "path": "a.jpg"}], "label": [b"cat"]})
+        frame.to_parquet(tmp_path / "t.parquet")
+        with pytest.raises(TableError) as caught:
+            read_table(tmp_path / "t.parquet", layout="images")
+        for part in ("t.parquet", "'image' holds a dict", "'label' holds a bytes object on row 1."):
+            assert part in str(caught.value)
+
+
+class TestWithoutLabels:
+    """`layout="images"` reads the images of any source, and needs no label."""
+
+    def check(self, table, *ids):
+        assert table.ids == ids
+        assert (table.classes, table.targets.shape) == ((), (len(ids), 0))
+        assert (table.layout.name, table.exclusive, table.labelled) == ("images", False, False)
+
+    def test_reads_tables_whose_label_is_doubtful_or_empty(self, tmp_path):
+        path = put(tmp_path, "image,clean_label,worse_label\na.jpg,,y\nb.jpg,y,\n")
+        self.check(read_table(path, layout="images"), "a.jpg", "b.jpg")
+        self.check(read_table(path, layout="images", label_column="gone"), "a.jpg", "b.jpg")
+        self.check(read_table(put(tmp_path, "image,label\na.jpg,\n"), layout="images"), "a.jpg")
+
+    def test_reads_parquet_and_frames(self, tmp_path):
+        touch(tmp_path, "a.jpg", "b.jpg")
+        frame = pd.DataFrame({"image": ["a.jpg", "b.jpg"], "labels": [["x"], None]})
+        frame.to_parquet(tmp_path / "t.parquet")
+        self.check(read_table(tmp_path / "t.parquet", layout="images"), "a.jpg", "b.jpg")
+        self.check(read_table(frame, images=tmp_path, layout="images"), "a.jpg", "b.jpg")
+
+    @pytest.mark.parametrize(
+        ("names", "ids"),
+        [
+            (["b.jpg", "dog/a.jpg"], ("b.jpg", "dog/a.jpg")),
+            (["only/a.jpg", "only/b.jpg"], ("only/a.jpg", "only/b.jpg")),
+            (["test/a.jpg", "train/b.jpg"], ("test/a.jpg", "train/b.jpg")),
+        ],
+    )
+    def test_reads_any_folder(self, tmp_path, names, ids):
+        touch(tmp_path, *names)
+        self.check(read_table(tmp_path, layout="images"), *ids)
+
+    def test_reads_a_coco_file(self, tmp_path):
+        path = put(tmp_path, json.dumps(WHOLE | {"annotations": [{}], "categories": 0}), "c.json")
+        self.check(read_table(path, layout="images"), "b.jpg", "a.jpg")
+
+    @pytest.mark.parametrize(
+        ("text", "ids"),
+        [
+            (JOINED.replace("1 3 9 2", "no runs"), ("a.jpg", "b.jpg")),
+            (
+                "ImageId,ClassId,EncodedPixels\nb.jpg,,1 2\na.jpg,3,\nb.jpg,3,x\n",
+                ("b.jpg", "a.jpg"),
+            ),
+            ("id,rle_mask\nb,\na,\n", ("b", "a")),
+        ],
+    )
+    def test_reads_each_image_of_run_lengths_once_and_adds_none(self, tmp_path, text, ids):
+        table = read_table(put(tmp_path, text), images=tmp_path, layout="images")
+        self.check(table, *ids)
+        assert table.images == tuple(tmp_path / f"{name[0]}.jpg" for name in ids)
+        rows = text.count("\n") - 1
+        told = f"{rows} rows belong to 2 images, which are read once each"
+        assert has_note(table, told) == (rows > 2)
+
+    def test_rows_of_an_image_must_agree_on_the_extras(self, tmp_path):
+        text = "image,box,fold\na.jpg,1,0\na.jpg,2,0\nb.jpg,1,1\n"
+        table = read_table(put(tmp_path, text), layout="images")
+        self.check(table, "a.jpg", "b.jpg")
+        assert table.folds.tolist() == [0, 1]
+        with pytest.raises(TableError, match=r"'fold': 1 row\(s\) differ.*line 3"):
+            read_table(put(tmp_path, text.replace("2,0", "2,1")), layout="images")
+
+    def test_refuses_an_id_of_two_images(self, tmp_path):
+        path = put(tmp_path, "id,image\n1,a.jpg\n1,b.jpg\n")
+        with pytest.raises(TableError, match="'1' on lines 2, 3"):
+            read_table(path, layout="images")
+
+    def test_reads_the_quarantine(self, tmp_path):
+        put(tmp_path, "id,reason\nc.jpg,cut off\n", "labels.quarantine.csv")
+        table = read_table(put(tmp_path, JOINED), images=tmp_path, layout="images")
+        self.check(table, "a.jpg", "b.jpg")
+        assert table.quarantined == (Quarantined(id="c.jpg", reason="cut off"),)
+
+    def test_run_lengths_keep_their_rows_when_written_again(self, tmp_path):
+        path = put(tmp_path, JOINED)
+        table = read_table(path, images=tmp_path, layout="images")
+        append_columns(table, path, tmp_path / "out.csv", {"fold": [0, 1]})
+        assert read_cells(tmp_path / "out.csv").column("fold") == ["0", "0", "1", "1"]
 
 
 class TestFiles:
@@ -420,8 +678,61 @@ class TestImages:
         assert table.ids == ("d\\a.jpg",)
         assert table.images == (tmp_path / "d/a.jpg",)
 
+    @pytest.mark.parametrize(
+        ("path", "base", "expected"),
+        [
+            ("C:/data/img/a.jpg", "C:/data/img", "a.jpg"),
+            ("c:/Data/IMG/Sub/a.jpg", "C:/data/img/", "Sub/a.jpg"),
+            ("D:/data/img/a.jpg", "C:/data/img", "D:/data/img/a.jpg"),
+            ("C:/data/img2/a.jpg", "C:/data/img", "C:/data/img2/a.jpg"),
+            ("C:/a.jpg", "C:/", "a.jpg"),
+            ("//host/share/a.jpg", "//host/share", "a.jpg"),
+            ("/Data/a.jpg", "/data", "/Data/a.jpg"),
+        ],
+    )
+    def test_cuts_the_folder_off_absolute_names(self, path, base, expected):
+        assert strip_base(path, base) == expected
 
-JOINED = "Image_Label,EncodedPixels\na.jpg_Fish,1 3 9 2\na.jpg_Sugar,\nb.jpg_Fish,\nb.jpg_Sugar,\n"
+    @pytest.mark.parametrize("name", ["C:\\data\\img\\a.jpg", "c:/data/img/a.jpg"])
+    def test_names_on_a_drive_are_found_below_the_folder(self, tmp_path, monkeypatch, name):
+        # No folder here has a drive, so the folder only says that it lies on one.
+        path = put(tmp_path, f"image,label\n{name},x\n{name[:2]}{name[2:].replace('a', 'b')},y\n")
+        with pytest.raises(TableError, match=r"2 image name\(s\) lead out of"):
+            read_table(path)
+        path = put(tmp_path, f"image,label\n{name},x\n")
+        monkeypatch.setattr(type(tmp_path), "absolute", lambda _: PureWindowsPath("C:/data/img"))
+        table = read_table(path, images=tmp_path)
+        assert (table.ids, table.images) == ((name,), (tmp_path / "a.jpg",))
+
+    @pytest.mark.parametrize("form", ["NFC", "NFD"])
+    def test_finds_accents_composed_otherwise(self, tmp_path, form):
+        there = unicodedata.normalize(form, "Bärte/é.jpg")
+        written = unicodedata.normalize("NFD" if form == "NFC" else "NFC", "Bärte/é.jpg")
+        path = put(tmp_path, f"image,label\n{written},x\na.jpg,y\n", images=["a.jpg", there])
+        table = read_table(path)
+        assert table.ids == (written, "a.jpg")
+        assert table.images == (tmp_path / there, tmp_path / "a.jpg")
+        assert has_note(
+            table,
+            "1 image files were found only without surrounding blanks or with accents composed "
+            f"otherwise (NFC, NFD): {written!r}",
+        )
+
+    def test_finds_names_with_blanks_around_them(self, tmp_path):
+        text = 'image,label\n" a.jpg",x\n"b ",y\n" c.jpg ",y\nz.jpg ,y\n'
+        table = read_table(put(tmp_path, text, images=["a.jpg", "b.jpg", " c.jpg "]))
+        assert table.ids == (" a.jpg", "b ", " c.jpg ", "z.jpg ")
+        expected = ("a.jpg", "b.jpg", " c.jpg ", "z.jpg ")
+        assert table.images == tuple(tmp_path / name for name in expected)
+        notes = [note.partition(":")[0] for note in table.notes]
+        assert sum(note.startswith("2 image files were found only without") for note in notes) == 1
+        assert sum(note.startswith("1 image names have no extension") for note in notes) == 1
+        assert sum(note.startswith("1 image files are missing") for note in notes) == 1
+
+    @pytest.mark.parametrize("name", [" ../secret.jpg", " /etc/secret.jpg", " C:/x.jpg", " .. "])
+    def test_refuses_names_that_lead_out_behind_a_blank(self, tmp_path, name):
+        with pytest.raises(TableError, match=r"1 image name\(s\) lead out of"):
+            read_table(put(tmp_path, f"image,label\na.jpg,x\n{name},y\n"))
 
 
 class TestRunLengths:
@@ -468,6 +779,10 @@ class TestRunLengths:
         text = "ImageId,ClassId,EncodedPixels\nbad/a.jpg,1,1 2\n"
         path = put(tmp_path, text, images=["i/bad/a.jpg", "i/ok/b.jpg"])
         assert read_table(path, images=tmp_path / "i").ids == ("bad/a.jpg", "ok/b.jpg")
+
+    def test_blanks_around_a_name_do_not_make_it_a_bare_id(self, tmp_path):
+        table = read_table(put(tmp_path, "id,rle_mask\na.jpg ,1 2\n"), images=tmp_path)
+        assert table.ids == ("a.jpg ", "b.jpg", "c.jpg")
 
     def test_an_image_in_quarantine_is_not_clean(self, tmp_path):
         put(tmp_path, "id,reason\nc.jpg,cut off\n", "labels.quarantine.csv")
@@ -525,7 +840,7 @@ class TestFolders:
     @pytest.mark.parametrize(
         ("names", "message"),
         [
-            (["x.txt"], "no images"),
+            (["x.txt"], "there are 0 images"),
             (["cat/a.jpg", "dog/b.jpg", "c.jpg"], "beside the class folders: c.jpg"),
             (["train/a.jpg", "test/b.jpg"], "parts of a data set"),
             (["images/a.jpg"], "only sub-folder with images is 'images'"),
@@ -569,6 +884,28 @@ class TestMasks:
         table = read_table(path, masks=tmp_path / "m")
         assert sheet(table) == [[1], [0]]
         assert table.folds.tolist() == [0, 1]
+        assert has_note(table, "column 'fold' is used as the fold: 0 (1 images), 1 (1 images)")
+
+    def test_takes_a_group_column(self, tmp_path):
+        path = put(tmp_path, "image,mask,lot\na.jpg,x.png,p\nb.jpg,,q\n")
+        draw(tmp_path / "m/x.png", [[255, 0]])
+        table = read_table(path, masks=tmp_path / "m", group_column="lot")
+        assert table.groups == ("p", "q")
+        told = "column 'lot' is used as the group: 2 groups, each of which shares a fold"
+        assert has_note(table, told)
+        with pytest.raises(TableError, match="no column 'plot' to group by; did you mean 'lot'"):
+            read_table(path, masks=tmp_path / "m", group_column="plot")
+        with pytest.raises(TableError, match="a folder has no columns"):
+            read_table(tmp_path, masks=tmp_path / "m", group_column="lot")
+
+    def test_finds_masks_by_the_file_however_the_table_writes_it(self, tmp_path):
+        images = ["d/a.jpg", unicodedata.normalize("NFD", "é.jpg"), "c.jpg"]
+        path = put(tmp_path, "image\nd\\a.jpg\né.jpg\n c\n", images=images)
+        for name in ("d/a.png", unicodedata.normalize("NFC", "é.png"), "c.png"):
+            draw(tmp_path / "m" / name, [[255, 0]])
+        table = read_table(path, images=tmp_path, masks=tmp_path / "m")
+        assert table.ids == ("d\\a.jpg", "é.jpg", " c")
+        assert sheet(table) == [[1], [1], [1]]
 
     def test_refuses_maps_of_class_numbers(self, tmp_path):
         touch(tmp_path, "i/a.jpg")

@@ -6,7 +6,12 @@ import pytest
 from loupe.answers import Answers
 from loupe.errors import AlignmentError, InputError
 from loupe.layouts import read_table
-from loupe.submissions import write_labels, write_probabilities, write_submission
+from loupe.submissions import (
+    check_writing,
+    write_labels,
+    write_probabilities,
+    write_submission,
+)
 from loupe.table import Layout
 
 CLASSES = Layout(name="classes", image_column="image", label_column=("label",), columns=("image",))
@@ -194,6 +199,10 @@ class TestColumns:
         text, _ = submit(out, answer(["cat", "dog"], PETS), columns=("dog", "image", "cat"))
         assert text == "dog,image,cat\n0,a.jpg,1\n1,b.jpg,0\n,c.jpg,\n"
 
+    def test_blanks_around_names_do_not_count(self, out):
+        text, _ = submit(out, answer(["cat", "dog"], PETS), columns=("id", " dog", " cat "))
+        assert text == "id,dog,cat\na.jpg,0,1\nb.jpg,1,0\nc.jpg,,\n"
+
     def test_doubtful_columns_are_refused(self, out):
         with pytest.raises(InputError, match=r"'one', 'two' are neither"):
             write_submission(out, answer(["a", "b"], [[1, 0]]), columns=("one", "two"))
@@ -274,3 +283,103 @@ class TestLike:
     def test_refuses_a_doubtful_sample(self, tmp_path, out, text, message):
         with pytest.raises(InputError, match=message):
             write_submission(out, answer(["cat", "dog"], PETS), like=self.sample(tmp_path, text))
+
+
+class TestBeforePredicting:
+    """What would be refused afterwards is refused before, in the same words."""
+
+    def check(self, out, answers, form="submission", **options):
+        check_writing(
+            out,
+            form,
+            ids=answers.ids,
+            classes=answers.classes,
+            exclusive=answers.exclusive,
+            layout=answers.layout,
+            **options,
+        )
+
+    def refusals(self, out, answers, write, form="submission", **options):
+        texts = []
+        for act in (lambda: self.check(out, answers, form, **options), write):
+            with pytest.raises(InputError) as caught:
+                act()
+            texts.append((type(caught.value), str(caught.value)))
+        return texts
+
+    @pytest.mark.parametrize(
+        ("classes", "exclusive", "form", "refused"),
+        [
+            (["ok", "error"], True, "probabilities", True),
+            (["ok", "error"], True, "labels", False),
+            (["id", "ok"], False, "labels", True),
+            (["id", "ok"], False, "probabilities", True),
+            (["yes", "no"], False, "probabilities", False),
+        ],
+    )
+    def test_names_of_classes(self, out, classes, exclusive, form, refused):
+        answers = answer(classes, [[1, 0]], exclusive=exclusive)
+        if not refused:
+            self.check(out, answers, form)
+            return
+        writer = write_labels if form == "labels" else write_probabilities
+        before, after = self.refusals(out, answers, lambda: writer(out, answers), form)
+        assert before == after
+        assert "--names" in before[1]
+
+    @pytest.mark.parametrize(
+        "options", [{"columns": ("one", "two")}, {"columns": ("id", "EncodedPixels")}]
+    )
+    def test_columns(self, out, options):
+        answers = answer(["a", "b"], [[1, 0]])
+        before, after = self.refusals(
+            out, answers, lambda: write_submission(out, answers, **options), **options
+        )
+        assert before == after
+
+    def test_masks(self, out):
+        layout = Layout(name="rle-single", image_column="id")
+        answers = answer(["a"], [[1]], exclusive=False, layout=layout)
+        before, after = self.refusals(out, answers, lambda: write_submission(out, answers))
+        assert before == after
+        assert "holds masks" in before[1]
+
+    @pytest.mark.parametrize(
+        "text", ["id,label\na.jpg,x\nz.jpg,x\n", "id,label\na.jpg,0.5\n", "a.jpg,x\nb.jpg,x\n"]
+    )
+    def test_samples(self, tmp_path, out, text):
+        like = tmp_path / "sample.csv"
+        like.write_text(text)
+        answers = answer(["cat", "dog"], PETS)
+        before, after = self.refusals(
+            out, answers, lambda: write_submission(out, answers, like=like), like=like
+        )
+        assert before == after
+
+    def test_places(self, tmp_path, out, monkeypatch):
+        answers = answer(["cat", "dog"], PETS)
+        (tmp_path / "file").touch()
+        for place in (tmp_path, tmp_path / "file" / "deep" / "out.csv"):
+            for form in ("labels", "probabilities", "submission"):
+                writer = {
+                    "labels": write_labels,
+                    "probabilities": write_probabilities,
+                    "submission": write_submission,
+                }[form]
+                before, after = self.refusals(
+                    place, answers, lambda w=writer, p=place: w(p, answers), form
+                )
+                assert before == after
+        monkeypatch.setattr("os.access", lambda *_: False)
+        with pytest.raises(InputError, match="nothing may be written to"):
+            self.check(out, answers, "labels")
+
+    def test_what_can_be_written_passes_and_leaves_nothing(self, tmp_path, out):
+        like = tmp_path / "sample.csv"
+        like.write_text("id,dog,cat\nb.jpg,0.5,0.5\n")
+        answers = answer(["cat", "dog"], PETS)
+        for form in ("labels", "probabilities", "submission"):
+            self.check(out, answers, form)
+        self.check(out, answers, like=like, numbers=True)
+        self.check(out, answers, columns=(" label",))
+        assert not out.parent.exists()

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -6,7 +7,16 @@ import sys
 import pytest
 
 from loupe.errors import WeightsError
-from loupe.weights import explain_missing, find_weights, list_weights, read_header, weights_folder
+from loupe.weights import (
+    digest_file,
+    explain_failed,
+    explain_missing,
+    find_weights,
+    list_weights,
+    locate_start,
+    read_header,
+    weights_folder,
+)
 
 
 def write_safetensors(path, tensors=None, meta=None, *, cut=0):
@@ -124,6 +134,42 @@ def test_missing_weights_are_explained_by_what_is_there(tmp_path, weights):
     assert "timm.create_model('resnet18', pretrained=True)" in said
     assert "no safetensors file" in explain_missing("resnet18", tmp_path)
     assert "no local folder" in explain_missing("resnet18", None)
+
+
+def test_the_command_for_missing_weights_writes_a_file_that_speaks_for_itself(
+    tmp_path, monkeypatch
+):
+    import timm
+
+    said = explain_missing("test_vit", None)
+    (code,) = re.findall(r'(?m)^  python -c "([^"\n]*)"$', said)
+    assert "pretrained=True" in code
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("pretrained=True", "pretrained=False"), {})  # noqa: S102
+    (found,) = list_weights(tmp_path)
+    published = timm.get_pretrained_cfg("test_vit")
+    assert (found.path.stem, found.architecture, found.kwargs) == ("test_vit", "test_vit", {})
+    assert (found.mean, found.std) == (published.mean, published.std)
+
+
+def test_the_file_of_a_start_must_be_the_same_still(tmp_path):
+    path = write_safetensors(tmp_path / "a.safetensors")
+    digest = digest_file(path)
+    assert locate_start("a.safetensors", digest, tmp_path) == path
+    write_safetensors(path, {"w": [3, 3]})
+    with pytest.raises(WeightsError, match="is another file"):
+        locate_start("a.safetensors", digest, tmp_path)
+    with pytest.raises(WeightsError, match="is not there"):
+        locate_start("b.safetensors", digest, tmp_path)
+
+
+def test_weights_that_fail_are_explained_by_where_they_came_from(tmp_path):
+    error = RuntimeError("Error(s) in loading:\n  size mismatch for a\n  size mismatch for b")
+    local = explain_failed(error, "net", "a.safetensors", tmp_path)
+    assert local.startswith(f"{tmp_path / 'a.safetensors'}: its weights do not fit network 'net'")
+    assert "(Error(s) in loading: size mismatch for a)" in local
+    assert "--weights" in explain_failed(error, "net", "", None)
+    assert "were not found" in explain_failed(OSError("offline"), "net", "", None)
 
 
 def test_metadata_win_over_the_published_normalisation(weights, tmp_path):
