@@ -183,7 +183,7 @@ def build_network(
     with torch.random.fork_rng(devices=[]), _naming_settings(network, start, spec):
         torch.manual_seed(recipe.seed)
         backbone = _create_backbone(network, start, options, spec, weights)
-        if load and start.file:
+        if load and network.pretrained and start.file:
             _check_names(backbone, (weights or Path()) / start.file)
         features = _count_features(backbone, spec)
         return Classifier(backbone, features, classes, spec, network.dropout)

@@ -45,7 +45,15 @@ def rows_of(path):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
-    make_tiles(folder / "tiles", tiles=12, shots=2, size=(48, 48), duplicates=2, wrong_labels=0)
+    make_tiles(
+        folder / "tiles",
+        tiles=30,
+        shots=2,
+        size=(48, 48),
+        defect_share=0.8,
+        duplicates=2,
+        wrong_labels=0,
+    )
     (folder / "quick.yaml").write_text(RECIPE)
     return folder
 
