@@ -40,8 +40,9 @@ format: setup
 docs: setup
 	$(BIN)/python -m docs.generate
 
+# make bench DATA=folder-with-labels.csv-and-images WEIGHTS=folder-of-safetensors
 bench: setup
-	$(BIN)/python -m benchmarks.main_job
+	$(BIN)/python -m benchmarks.main_job --data "$(DATA)" --weights "$(WEIGHTS)"
 
 clean:
 	rm -rf $(VENV) demo runs
