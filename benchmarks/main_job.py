@@ -39,23 +39,14 @@ from benchmarks.measuring import (
 from benchmarks.pages import write_page
 
 from loupe.augment import parse_steps
+from loupe.choices import AdamW, AutoLoss, Cosine
 from loupe.defaults import choose_recipe
 from loupe.inference import choose_device
 from loupe.intervals import compare_paired, score
 from loupe.layouts import read_table
-from loupe.recipe import (
-    FullStage,
-    HeadStage,
-    Input,
-    Loss,
-    Network,
-    Optimizer,
-    Recipe,
-    Schedule,
-    read_recipe,
-    write_recipe,
-)
+from loupe.recipe import Recipe, read_recipe, write_recipe
 from loupe.runs import list_versions, open_run
+from loupe.settings import FullStage, HeadStage, Input, Network
 from loupe.splitting import split
 from loupe.table import Float32, Table
 from loupe.weights import WeightsFile, find_weights
@@ -167,13 +158,13 @@ def check_same_work(recipe: Recipe) -> None:
         network=Network(name=recipe.network.name),
         input=Input(size=recipe.input.size),
         augment=parse_steps(PLAIN_AUGMENT),
-        loss=Loss(label_smoothing=recipe.loss.label_smoothing),
-        optimizer=Optimizer(
+        loss=AutoLoss(label_smoothing=recipe.loss.label_smoothing),
+        optimizer=AdamW(
             lr=recipe.optimizer.lr,
             weight_decay=recipe.optimizer.weight_decay,
             clip_norm=recipe.optimizer.clip_norm or 1.0,
         ),
-        schedule=Schedule(warmup=recipe.schedule.warmup),
+        schedule=Cosine(warmup=getattr(recipe.schedule, "warmup", 0.1)),
         stages=(HeadStage(), FullStage(epochs=getattr(full, "epochs", 1), freeze_norm=True)),
         batch_size=recipe.batch_size,
         ema=recipe.ema,

@@ -21,7 +21,7 @@ ENGINE = {"precision": "fp32", "channels_last": False}
 """Set, so that no test depends on what a probe measured."""
 FULL = {
     "seed": 3,
-    "network": {"name": "test_resnet", "dropout": 0.2},
+    "network": {"name": "test_resnet", "head": {"dropout": 0.2}},
     "input": {"size": 32},
     "augment": ["HorizontalFlip", {"Rotate": {"limit": 20, "p": 1.0}}],
     "loss": {"label_smoothing": 0.1},

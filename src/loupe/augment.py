@@ -4,6 +4,7 @@ Owns reading the steps of a recipe, the random numbers of a sample, and the orde
 work: **all moves of a sample are composed into one map and its pixels are resampled
 once**, then the looks act in their own order. Moves therefore come before looks
 wherever they stand in the list, so noise and holes are never blurred or turned.
+`MaskDropout` comes before both, as it needs the masks where they were prepared.
 It must not know of batches (CutMix and MixUp act on tensors) nor keep any state.
 
 Shapes: H height, W width, C channels (1 or 3), K masks.
@@ -34,6 +35,7 @@ from loupe.colour_steps import (
     RandomGridShuffle,
     ToGray,
 )
+from loupe.erasing import MaskDropout, erase_defects
 from loupe.errors import InputError, RecipeError, shorten, suggest
 from loupe.geometric_steps import (
     Affine,
@@ -49,9 +51,11 @@ from loupe.geometric_steps import (
     VerticalFlip,
 )
 from loupe.geometry import Geometry, start_geometry, warp
-from loupe.steps import ColourStep, GeometricStep
+from loupe.steps import ColourStep, GeometricStep, describe_step, explain_errors, name_step
+from loupe.table import Table
 
 UInt8 = NDArray[np.uint8]
+Float32 = NDArray[np.float32]
 Masks = TypeVar("Masks", NDArray[np.uint8], NDArray[np.bool_])
 
 AnyStep = (
@@ -77,11 +81,14 @@ AnyStep = (
     | GaussNoise
     | CoarseDropout
     | RandomGridShuffle
+    | MaskDropout
 )
 """One step of a recipe."""
 
 STEPS: Mapping[str, type[AnyStep]] = {kind.__name__: kind for kind in get_args(AnyStep)}
 """Every step by its name."""
+OTHER_NAMES = {"GridShuffle": "RandomGridShuffle"}
+"""Names that write-ups use, and the step that is meant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -136,7 +143,7 @@ def describe_steps(steps: Sequence[AnyStep]) -> str:
         >>> describe_steps(parse_steps(["HorizontalFlip", {"Rotate": {"limit": 20}}]))
         'HorizontalFlip(p=0.5), Rotate(limit=[-20, 20], p=0.5)'
     """
-    return ", ".join(_describe(step) for step in steps) or "none"
+    return ", ".join(describe_step(step) for step in steps) or "none"
 
 
 def sample_rng(seed: int, epoch: int, sample_id: str) -> np.random.Generator:
@@ -176,7 +183,15 @@ def draw(steps: Sequence[AnyStep], rng: np.random.Generator, height: int, width:
         rng: The random numbers of the sample, see `sample_rng`; they are used up.
         height: Of the image, in pixels.
         width: Of the image, in pixels.
+
+    Raises:
+        InputError: a step needs masks, see `drops_masks`.
     """
+    if drops_masks(steps):
+        raise InputError(
+            "augmentation: MaskDropout needs the masks of an image, which are not at hand here. "
+            "Leave it out where only images are seen, as in random views at prediction."
+        )
     geometry = start_geometry(height, width)
     looks: tuple[Look, ...] = ()
     for step in steps:
@@ -290,83 +305,125 @@ def augment_pair(
     Raises:
         InputError: dtype or shape are others, or sizes differ.
     """
-    drawn = draw(steps, rng, *image.shape[:2])
+    dropping, others = _part_steps(steps)
+    image, masks = erase_defects(image, masks, dropping, rng)
+    drawn = draw(others, rng, *image.shape[:2])
     return apply_drawn(image, drawn), apply_to_masks(masks, drawn)
 
 
+def augment_labelled(
+    image: UInt8,
+    masks: Masks | None,
+    targets: Float32,
+    steps: Sequence[AnyStep],
+    rng: np.random.Generator,
+) -> tuple[UInt8, Float32]:
+    """Augment one image, and clear the targets of classes that are painted away.
+
+    A class loses its target when `MaskDropout` takes all pixels that it had. One
+    without pixels keeps its target, and so does one whose defects a move cuts off.
+
+    Args:
+        image: RGB or grey, as it was prepared; it is not written to.
+        masks: One channel a class; None will do where no step needs them.
+        targets: Of classes that stand alone; they are not written to.
+        steps: See `parse_steps`.
+        rng: See `sample_rng`.
+
+    Shape:
+        image: (H, W, C) uint8, C is 1 or 3. masks: (H, W, K) uint8 or bool.
+        targets: (K,) float32.
+
+    Returns:
+        The image, and its targets. Without `MaskDropout` they are what `augment_image`
+        gives, and the targets given.
+
+    Raises:
+        InputError: dtype or shape are others, or masks are needed and not given.
+    """
+    if not drops_masks(steps):
+        return augment_image(image, steps, rng), targets
+    if masks is None or masks.shape[2:] != targets.shape:
+        found = "none" if masks is None else f"masks of shape {masks.shape}"
+        raise InputError(
+            f"augmentation: MaskDropout needs a mask for each of {len(targets)} class(es); found "
+            f"{found}. Expected (height, width, {len(targets)})."
+        )
+    dropping, others = _part_steps(steps)
+    painted, left = erase_defects(image, masks, dropping, rng)
+    gone = masks.any(axis=(0, 1)) & ~left.any(axis=(0, 1))
+    cleared = np.where(gone, np.float32(0), targets)
+    return augment_image(painted, others, rng), cleared
+
+
+def drops_masks(steps: Sequence[AnyStep]) -> bool:
+    """Tell whether a step needs the masks of an image, and may change its targets.
+
+    Args:
+        steps: See `parse_steps`.
+    """
+    return any(isinstance(step, MaskDropout) for step in steps)
+
+
+def check_mask_dropout(table: Table) -> None:
+    """Refuse a table that `MaskDropout` cannot be used on.
+
+    Args:
+        table: What is trained on.
+
+    Raises:
+        RecipeError: its classes are exclusive, or it has no masks.
+    """
+    if table.exclusive:
+        why = (
+            f"the classes {shorten(table.classes)} are exclusive: a row whose defect is painted "
+            "away would have no class"
+        )
+    elif table.masks is None:
+        why = f"a table of layout {table.layout.name!r} brings no masks"
+    else:
+        return
+    raise RecipeError(
+        f"augment: MaskDropout needs the masks of classes that stand alone, but {why}. Give a "
+        "table of run-length text (rle-joined, rle-rows, rle-single), or leave the step out."
+    )
+
+
 _HOW_TO = "Write a step as `- HorizontalFlip` or as `- Rotate: {limit: 20, p: 0.5}`."
+
+
+def _part_steps(steps: Sequence[AnyStep]) -> tuple[list[MaskDropout], list[AnyStep]]:
+    """Part the steps that need masks from those that follow."""
+    dropping = [step for step in steps if isinstance(step, MaskDropout)]
+    return dropping, [step for step in steps if not isinstance(step, MaskDropout)]
 
 
 def _parse_step(item: object, place: int, findings: list[str]) -> AnyStep | None:
     """Read one step, or note what is wrong with it."""
     if isinstance(item, get_args(AnyStep)):
         return item  # type: ignore[no-any-return]  # one of AnyStep, as was just asked
-    named = _name_step(item)
+    named = name_step(item)
     if named is None:
         findings.append(f"step {place}: found {item!r}; expected a name with its parameters")
         return None
     name, parameters = named
+    if name in OTHER_NAMES:
+        name = OTHER_NAMES[name]
+        parameters["name"] = name
     if name not in STEPS:
         findings.append(f"step {place}: {name!r} is not a step{_suggest_step(name)}")
         return None
     try:
         return STEPS[name].model_validate(parameters)
     except ValidationError as error:
-        findings += [f"step {place} ({name}), {text}" for text in _explain(error, STEPS[name])]
+        findings += [
+            f"step {place} ({name}), {text}" for text in explain_errors(error, STEPS[name])
+        ]
         return None
-
-
-def _name_step(item: object) -> tuple[str, dict[str, Any]] | None:
-    """Part the name of a step from its parameters; None if it has neither form."""
-    if isinstance(item, str):
-        return item, {}
-    if not isinstance(item, Mapping) or not all(isinstance(key, str) for key in item):
-        return None
-    if isinstance(item.get("name"), str):
-        return item["name"], dict(item)
-    if len(item) != 1:
-        return None
-    name, parameters = next(iter(item.items()))
-    # YAML reads `- HorizontalFlip:` as a mapping to nothing.
-    parameters = {} if parameters is None else parameters
-    return (name, dict(parameters)) if isinstance(parameters, Mapping) else None
 
 
 def _suggest_step(name: str) -> str:
     return suggest(name, STEPS) or f"; expected one of {shorten(sorted(STEPS), most=len(STEPS))}"
-
-
-def _explain(error: ValidationError, kind: type[AnyStep]) -> list[str]:
-    """Say in one line each what a step's parameters got wrong."""
-    known = set(kind.model_fields) - {"name"}
-    lines: dict[str, str] = {}
-    for finding in error.errors(include_url=False):
-        where = str(finding["loc"][0]) if finding["loc"] else ""
-        text = finding["msg"].removeprefix("Value error, ")
-        text = text[0].lower() + text[1:]
-        if finding["type"] == "extra_forbidden":
-            hint = suggest(where, known) or f"; expected one of {shorten(sorted(known))}"
-            lines[where] = f"{where!r}: not a parameter{hint}"
-        elif finding["type"] == "missing":
-            lines[where] = f"{where}: not given, but needed"
-        elif where in lines:
-            # Several forms are accepted and none fits; they belong together.
-            lines[where] += f" or {text}"
-        else:
-            lines[where] = f"{where}: found {finding['input']!r}; {text}" if where else text
-    return list(lines.values())
-
-
-def _describe(step: AnyStep) -> str:
-    given = step.model_dump(mode="json", exclude_defaults=True, exclude={"name", "p"})
-    parameters = [f"{key}={_show(value)}" for key, value in given.items()]
-    return f"{step.name}({', '.join([*parameters, f'p={step.p:g}'])})"
-
-
-def _show(value: object) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(_show(part) for part in value)}]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _check_size(shape: tuple[int, ...], drawn: Drawn, what: str) -> None:

@@ -1,4 +1,4 @@
-"""From names to networks, losses, optimizers and schedules.
+"""From names to networks: which weights, which input, which timm model.
 
 The only module that imports timm. It must not read a run or train.
 
@@ -8,9 +8,8 @@ features.
 
 from __future__ import annotations
 
-import copy
-import math
 import socket
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +19,16 @@ from urllib.parse import urlsplit
 import timm
 import torch
 from huggingface_hub import constants as hub
-from torch import Tensor, nn
+from torch import nn
 
+from loupe.aliases import ALIASES, resolve_alias
 from loupe.errors import RecipeError, WeightsError, shorten, suggest
 from loupe.images import IMAGENET_MEAN, IMAGENET_STD, InputSpec
-from loupe.recipe import FullStage, Network, Recipe, Schedule, Start
+from loupe.networks import Classifier
+from loupe.recipe import Recipe
+from loupe.settings import Input, Network, Start
 from loupe.weights import (
+    WeightsFile,
     digest_file,
     explain_failed,
     find_weights,
@@ -40,81 +43,39 @@ _FAILURES = (OSError, LookupError, RuntimeError, AssertionError, TypeError, Valu
 
 _MOST_MISSING = 0.05
 """Share of the parameters that a weights file may lack (a new norm before the head)."""
-
-
-class Classifier(nn.Module):
-    """Normalisation, backbone and head in one: prepared pixels in, logits out.
-
-    Normalising inside the network leaves one place for it, on every path.
-
-    Args:
-        backbone: Maps (B, 3, H, W) to pooled (B, D) features.
-        features: D.
-        classes: Number of columns C.
-        spec: How images are prepared; its mean and deviation are used here.
-        dropout: Share of features dropped while training.
-
-    Shape:
-        images_BHWC: uint8. Logits: (B, C) float32.
-    """
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(
-        self, backbone: nn.Module, features: int, classes: int, spec: InputSpec, dropout: float
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(features, classes)
-        shape = (1, spec.channels, 1, 1)
-        self.register_buffer("mean", torch.tensor(spec.mean).reshape(shape) * 255)
-        self.register_buffer("scale", 1 / (torch.tensor(spec.std).reshape(shape) * 255))
-
-    def features(self, images_BHWC: Tensor) -> Tensor:
-        """Return pooled features, (B, D)."""
-        # A permuted NHWC tensor is already channels_last: nothing is copied.
-        images_BCHW = images_BHWC.permute(0, 3, 1, 2).float()
-        pooled: Tensor = self.backbone((images_BCHW - self.mean) * self.scale)
-        return pooled
-
-    def classify(self, features_BD: Tensor) -> Tensor:
-        """Return the logits of pooled features, in float32 even under AMP."""
-        with torch.autocast(features_BD.device.type, enabled=False):
-            logits: Tensor = self.head(self.dropout(features_BD.float()))
-        return logits
-
-    def forward(self, images_BHWC: Tensor) -> Tensor:
-        """Return the logits of prepared images."""
-        return self.classify(self.features(images_BHWC))
+_LARGEST_LEAST_SIDE = 128
+"""Where the search for the smallest input of a network ends; the largest known is 75."""
 
 
 def knows_network(name: str) -> bool:
-    """Return True if timm has a network of this name, with or without a tag."""
-    return bool(timm.is_model(name.partition(".")[0]))
+    """Return True if timm has a network of this name, with or without a tag, or alias."""
+    known = _name_in_timm(name)
+    return bool(timm.is_model(known.partition(".")[0]))
 
 
 def find_start(recipe: Recipe, weights: Path | None) -> Start:
     """Look up which network and which weights a recipe starts from.
+
+    A name that timm has is timm's; else the usual names of `aliases` are tried.
 
     Args:
         recipe: Its `network`; a `start` found earlier is returned as it is.
         weights: Local weights folder.
 
     Raises:
-        RecipeError: neither timm nor a local file has such a network.
+        RecipeError: neither timm, nor the aliases, nor a local file has such a
+            network.
     """
     if recipe.start.architecture:
         return recipe.start
     network = recipe.network
-    file = find_weights(network.name, weights) if network.pretrained else None
-    name = file.architecture if file else network.name
+    file = _find_file(network.name, weights) if network.pretrained else None
+    name = file.architecture if file else _name_in_timm(network.name)
     if not knows_network(name):
         base = name.partition(".")[0]
         raise RecipeError(
             f"network.name is {network.name!r}: timm {timm.__version__} has no network {base!r}"
-            f"{suggest(base, timm.list_models())}."
+            f"{suggest(base, [*timm.list_models(), *ALIASES]) or '.'}"
         )
     if file is None:
         return Start(architecture=name)
@@ -122,38 +83,79 @@ def find_start(recipe: Recipe, weights: Path | None) -> Start:
     return Start(architecture=name, kwargs=dict(file.kwargs), file=file.path.name, digest=digest)
 
 
-def resolve_input(recipe: Recipe, weights: Path | None) -> InputSpec:
+def resolve_input(
+    recipe: Recipe, weights: Path | None, *, image_size: tuple[int, int] | None = None
+) -> InputSpec:
     """Say how images are prepared: the recipe's size, the weights' normalisation.
 
     Args:
         recipe: Its `input` and `network` are used.
         weights: Local weights folder. A file's own mean and deviation win; next
             comes what timm has under the file's name, then under the network's.
+        image_size: Height and width that all images share, if they do; a size
+            given as a factor, such as `x2`, needs it.
 
     Raises:
-        RecipeError: timm has no such network.
+        RecipeError: timm has no such network; or the size is a factor and images
+            have no size in common, or come out smaller than the crop.
     """
     start = find_start(recipe, weights)
-    file = find_weights(recipe.network.name, weights) if start.file else None
+    file = _find_file(recipe.network.name, weights) if start.file else None
     if file is not None and file.mean and file.std:
         mean, std = file.mean, file.std
     else:
         # Tags of one network may differ: the most exact name is looked up first.
         base = start.architecture.partition(".")[0]
-        names = (Path(start.file).stem, recipe.network.name, base)
+        names = (Path(start.file).stem, _name_in_timm(recipe.network.name), base)
         known = (_published(name) for name in names if name.partition(".")[0] == base)
         cfg = next(filter(None, known), None)
         mean, std = (cfg.mean, cfg.std) if cfg else (IMAGENET_MEAN, IMAGENET_STD)
+    height, width = _resolve_size(recipe.input, image_size)
     channels = recipe.input.channels
     return InputSpec(
-        height=recipe.input.size[0],
-        width=recipe.input.size[1],
+        height=height,
+        width=width,
         resize=recipe.input.resize,
         filter=recipe.input.filter,
         channels=channels,
         mean=_match_channels(mean, channels),
         std=_match_channels(std, channels),
+        crop=recipe.input.crop,
     )
+
+
+def _name_in_timm(name: str) -> str:
+    """Return what timm calls a network: its own names as they are, then aliases.
+
+    Names that timm has given up (`xception`) warn when built; they are not listed.
+    """
+    if timm.list_models(name.partition(".")[0]):
+        return name
+    return resolve_alias(name) or name
+
+
+def _find_file(name: str, weights: Path | None) -> WeightsFile | None:
+    return find_weights(name, weights) or find_weights(_name_in_timm(name), weights)
+
+
+def _resolve_size(wanted: Input, image_size: tuple[int, int] | None) -> tuple[int, int]:
+    """Turn a factor into pixels; `Input` itself has checked sizes given in pixels."""
+    if not isinstance(wanted.size, str):
+        return wanted.size
+    if image_size is None:
+        raise RecipeError(
+            f"input.size is {wanted.size!r}, a factor of the images' size, but the images have "
+            "no size in common. Give height and width: --set input.size=[224,224]."
+        )
+    factor = float(wanted.size.removeprefix("x"))
+    height, width = (max(1, round(side * factor)) for side in image_size)
+    if wanted.crop and (wanted.crop[0] > height or wanted.crop[1] > width):
+        raise RecipeError(
+            f"input.crop {wanted.crop[0]} x {wanted.crop[1]} is larger than the images, which "
+            f"input.size {wanted.size!r} brings to {height} x {width}. Choose a smaller crop or a "
+            "larger factor."
+        )
+    return height, width
 
 
 def build_network(
@@ -172,7 +174,8 @@ def build_network(
     Raises:
         WeightsError: weights cannot be had, do not fit the network, or are not
             those that the run started from.
-        RecipeError: the network is unknown, or does not take a setting.
+        RecipeError: the network is unknown, or does not take a setting, or takes
+            larger images only.
     """
     network = recipe.network
     start = find_start(recipe, weights)
@@ -185,110 +188,16 @@ def build_network(
         backbone = _create_backbone(network, start, options, spec, weights)
         if load and network.pretrained and start.file:
             _check_names(backbone, (weights or Path()) / start.file)
-        features = _count_features(backbone, spec)
-        return Classifier(backbone, features, classes, spec, network.dropout)
-
-
-def build_optimizer(recipe: Recipe, stage: FullStage, network: Classifier) -> torch.optim.Optimizer:
-    """Return the optimizer of one stage.
-
-    Biases, norms and what timm names so (position embeddings) are not decayed.
-
-    Args:
-        recipe: Optimizer settings.
-        stage: May set its own rate.
-        network: Its parameters that ask for gradients are moved.
-    """
-    rate = stage.lr or recipe.optimizer.lr
-    decay = recipe.optimizer.weight_decay
-    spared = _undecayed(network)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            factor = stage.head_lr_factor if name.startswith("head.") else 1.0
-            key = (rate * factor, 0.0 if name in spared else decay)
-            groups.setdefault(key, []).append(parameter)
-    return torch.optim.AdamW(
-        [{"params": held, "lr": lr, "weight_decay": d} for (lr, d), held in groups.items()]
-    )
-
-
-def rate_factor(schedule: Schedule, step: int, steps: int) -> float:
-    """Return the learning rate at a step as a share of the peak.
-
-    Linear warm-up over the first `warmup x steps` steps (the first step already
-    moves), then the cosine from 1 to `floor`, or 1 throughout.
-
-    Args:
-        schedule: Shape of the curve.
-        step: From 0.
-        steps: Steps of the stage in all.
-
-    References:
-        Loshchilov & Hutter (2017), SGDR, arXiv:1608.03983, eq. 5 (no restarts).
-
-    Examples:
-        >>> [round(rate_factor(Schedule(warmup=0.5), s, 4), 3) for s in range(4)]
-        [0.5, 1.0, 1.0, 0.5]
-    """
-    warm = int(schedule.warmup * steps)
-    if step < warm:
-        return (step + 1) / warm
-    if schedule.name == "constant":
-        return 1.0
-    progress = (step - warm) / max(1, steps - warm)
-    return schedule.floor + (1 - schedule.floor) * 0.5 * (1 + math.cos(math.pi * progress))
+        features = _count_features(start.architecture, backbone, spec)
+        return Classifier(backbone, features, classes, spec, network.head)
 
 
 def autocast(recipe: Recipe, device: str) -> torch.autocast:
     """Return the mixed-precision context of a recipe's engine."""
     kind = device.partition(":")[0]
-    return torch.autocast(kind, torch.bfloat16, enabled=recipe.engine.precision == "bf16")
-
-
-def freeze_norms(network: nn.Module) -> None:
-    """Put every BatchNorm into evaluation mode: its statistics stay as they are."""
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 (no public base)
-            module.eval()
-
-
-class MovingAverage:
-    """The exponential moving average of a network's weights (EMA).
-
-    The decay is warmed up as min(decay, (1 + step) / (10 + step)), so that the
-    start weights are soon forgotten.
-
-    Args:
-        network: Followed from its present weights.
-        decay: Per step, in [0, 1); 0 follows the network itself.
-
-    References:
-        TensorFlow's ExponentialMovingAverage (num_updates) for the warm-up.
-    """
-
-    def __init__(self, network: Classifier, decay: float) -> None:
-        self.decay = decay
-        self.step = 0
-        self.network: Classifier = copy.deepcopy(network).eval()
-        self.network.requires_grad_(requires_grad=False)
-
-    @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        """Move the average towards the network's present weights."""
-        self.step += 1
-        keep = min(self.decay, (1 + self.step) / (10 + self.step)) if self.decay else 0.0
-        mine, theirs = self.network.state_dict(), network.state_dict()
-        floats = [k for k, v in mine.items() if v.dtype.is_floating_point]
-        torch._foreach_lerp_([mine[k] for k in floats], [theirs[k] for k in floats], 1 - keep)
-        for key in mine.keys() - set(floats):
-            mine[key].copy_(theirs[key])
-
-
-def _undecayed(network: Classifier) -> set[str]:
-    named: set[str] = getattr(network.backbone, "no_weight_decay", set)()
-    vectors = {name for name, value in network.named_parameters() if value.ndim <= 1}
-    return vectors | {f"backbone.{name}" for name in named}
+    precision = recipe.engine.precision
+    half = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(kind, half, enabled=precision in {"fp16", "bf16"})
 
 
 def _published(name: str) -> Any:
@@ -326,15 +235,25 @@ def _naming_settings(network: Network, start: Start, spec: InputSpec) -> Iterato
     """Turn what timm and torch raise for settings that do not fit into our error."""
     try:
         yield
+    except RecipeError:
+        raise
     except _FAILURES as error:
         cfg = _published(start.architecture)
         usual = f"; it was published for {cfg.input_size[1]}" if cfg else ""
         raise RecipeError(
-            f"network {start.architecture!r} cannot be built with input.size {spec.height} x "
-            f"{spec.width}, network.pool {network.pool!r} and network.drop_path "
-            f"{network.drop_path} ({shorten_error(error)}). Choose a size that it takes (--set "
-            f"input.size=N{usual}), or leave out a setting that it does not have."
+            f"network {start.architecture!r} cannot be built with {_spell_size(spec)}, "
+            f"network.pool {network.pool!r} and network.drop_path {network.drop_path} "
+            f"({shorten_error(error)}). Choose a size that it takes (--set {_size_key(spec)}=N"
+            f"{usual}), or leave out a setting that it does not have."
         ) from None
+
+
+def _size_key(spec: InputSpec) -> str:
+    return "input.crop" if spec.crop else "input.size"
+
+
+def _spell_size(spec: InputSpec) -> str:
+    return f"{_size_key(spec)} {spec.network_height} x {spec.network_width}"
 
 
 def _create_backbone(
@@ -347,13 +266,14 @@ def _create_backbone(
             raise
         # Settings are at fault if it fails without weights too, else the weights are.
         _create_sized(start.architecture, options | {"pretrained": False}, spec)
-        raise WeightsError(explain_failed(error, network.name, start.file, weights)) from None
+        name = _name_in_timm(network.name)
+        raise WeightsError(explain_failed(error, name, start.file, weights)) from None
 
 
 def _create_sized(name: str, options: dict[str, Any], spec: InputSpec) -> nn.Module:
     """Create a network; those with position embeddings are told the input size."""
     try:
-        return _create(name, options | {"img_size": (spec.height, spec.width)})
+        return _create(name, options | {"img_size": (spec.network_height, spec.network_width)})
     except TypeError as error:
         if "img_size" not in str(error):
             raise
@@ -384,12 +304,39 @@ def _check_names(backbone: nn.Module, path: Path) -> None:
 
 
 @torch.inference_mode()
-def _count_features(backbone: nn.Module, spec: InputSpec) -> int:
+def _count_features(name: str, backbone: nn.Module, spec: InputSpec) -> int:
     """Measured, because timm's `num_features` is not always what comes out."""
-    blank = torch.zeros(1, spec.channels, spec.height, spec.width)
-    features = int(backbone.eval()(blank).shape[1])
+    blank = torch.zeros(1, spec.channels, spec.network_height, spec.network_width)
+    try:
+        features = int(backbone.eval()(blank).shape[1])
+    except _FAILURES:
+        least = _find_least_side(backbone, spec)
+        if least is None:
+            raise
+        raise RecipeError(
+            f"network {name!r} takes images of {least} x {least} pixels and more; "
+            f"{_spell_size(spec)} is too small. Choose a larger size, such as --set "
+            f"{_size_key(spec)}={least}, or another network."
+        ) from None
     backbone.train()
     return features
+
+
+def _find_least_side(backbone: nn.Module, spec: InputSpec) -> int | None:
+    """Search the smallest square input; None if it is not the size that is too small."""
+
+    def takes(side: int) -> bool:
+        try:
+            backbone(torch.zeros(1, spec.channels, side, side))
+        except _FAILURES:
+            return False
+        return True
+
+    first = min(spec.network_height, spec.network_width) + 1
+    sides = range(first, max(first, _LARGEST_LEAST_SIDE))
+    least = first + bisect_left(sides, True, key=takes)
+    # Networks that want multiples of a number refuse the next side again.
+    return least if least in sides and takes(least + 1) else None
 
 
 def _hub_resolves() -> bool:

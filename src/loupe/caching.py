@@ -1,18 +1,24 @@
 """The decode cache: prepared pixels of a table's images, made once, mapped by all.
 
+Owns, too, what is asked of all images before training (their one size, the mean and
+deviation of their pixels), and decoding new ones ahead of who uses them.
+
 One file for one list of images and one `InputSpec`: (N, H, W, C) uint8. Beside
 it stands the size and time of change of every file, so that a changed image is
 noticed and decoded anew. It must not normalise, augment or know labels.
+
+Shapes: N images, H height, W width, C channels.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +28,8 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from loupe.decoding import read_image
-from loupe.errors import ImageError, TableError
+from loupe.decoding import read_image, read_size
+from loupe.errors import ImageError, TableError, shorten
 from loupe.executors import count_cores
 from loupe.images import InputSpec, prepare_image
 
@@ -34,6 +40,7 @@ CACHE_VARIABLE = "LOUPE_CACHE"
 DEFAULT_LIMIT_BYTES = 20 * 2**30
 _MOST_LISTED = 20
 _DAY_S = 86_400
+_CHUNK = 64  # new images decoded together while the ones before are used
 _FREE_SHARE = 0.5  # never take more than half of what the disk has left
 
 
@@ -59,6 +66,23 @@ class Pixels:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some images in a row, prepared in every way that was asked for.
+
+    Attributes:
+        rows: (n,) places of those that could be read.
+        images: For each spec (n, H, W, C) uint8; empty if none could be read.
+        errors: Place to reason, of those that could not.
+        end: How many images are now done.
+    """
+
+    rows: NDArray[np.intp]
+    images: tuple[UInt8, ...]
+    errors: Mapping[int, str]
+    end: int
 
 
 def cache_folder() -> Path:
@@ -113,6 +137,136 @@ def read_pixels(
     if limit_bytes and _stale_rows(path, [_stamp(image) for image in images]) == []:
         return Pixels(tuple(images), spec, np.load(path, mmap_mode="r"))
     return Pixels(tuple(images), spec, None)
+
+
+def prepare_ahead(images: Sequence[Path], specs: Sequence[InputSpec]) -> Iterator[Chunk]:
+    """Decode images in order, in threads, while the ones before are used; keep nothing.
+
+    Args:
+        images: (N,) files; what cannot be read is told, and does not stop the rest.
+        specs: How they are prepared; each file is decoded once for all of them.
+
+    Yields:
+        All images, some at a time.
+    """
+    wanted = {spec.digest(): spec for spec in specs}
+
+    def prepare(path: Path) -> dict[str, UInt8] | str:
+        try:
+            image = read_image(path)
+        except ImageError as error:
+            return str(error)
+        return {digest: prepare_image(image, spec) for digest, spec in wanted.items()}
+
+    with ThreadPoolExecutor(count_cores()) as pool:
+        chunks = [range(i, min(i + _CHUNK, len(images))) for i in range(0, len(images), _CHUNK)]
+        ahead = [[pool.submit(prepare, images[row]) for row in chunk] for chunk in chunks[:2]]
+        for place, chunk in enumerate(chunks):
+            results = [future.result() for future in ahead.pop(0)]
+            if place + 2 < len(chunks):
+                ahead.append([pool.submit(prepare, images[row]) for row in chunks[place + 2]])
+            yield _gather_chunk(chunk, results, specs)
+
+
+def _gather_chunk(
+    chunk: range, results: Sequence[dict[str, UInt8] | str], specs: Sequence[InputSpec]
+) -> Chunk:
+    pairs = list(zip(chunk, results, strict=True))
+    read = [(row, result) for row, result in pairs if not isinstance(result, str)]
+    stacked = [np.stack([result[spec.digest()] for _, result in read]) for spec in specs if read]
+    errors = {row: result for row, result in pairs if isinstance(result, str)}
+    return Chunk(np.array([row for row, _ in read], np.intp), tuple(stacked), errors, chunk.stop)
+
+
+def find_shared_size(images: Sequence[Path]) -> tuple[int, int]:
+    """Return the size that all images share, by their headers alone.
+
+    Args:
+        images: (N,) files, at least 1.
+
+    Returns:
+        Height and width as displayed (after EXIF).
+
+    Raises:
+        TableError: sizes differ, each told with an example; or some images cannot be
+            read, and all of them are named.
+    """
+
+    def measure(path: Path) -> tuple[int, int] | str:
+        try:
+            return read_size(path)
+        except ImageError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(count_cores()) as pool:
+        found = list(zip(images, pool.map(measure, images), strict=True))
+    faults = [size for _, size in found if isinstance(size, str)]
+    if faults:
+        raise TableError(explain_unreadable(faults, len(images)))
+    examples: dict[tuple[int, int], list[Path]] = {}
+    for path, size in found:
+        if not isinstance(size, str):
+            examples.setdefault(size, []).append(path)
+    if len(examples) != 1:
+        raise TableError(_explain_sizes(examples, len(images)))
+    return next(iter(examples))
+
+
+def measure_pixels(
+    pixels: Pixels, rows: NDArray[np.intp]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel over all pixels of some rows.
+
+    Exact: pixels are counted by value and divided at the end, so neither their order
+    nor the threads matter.
+
+    Args:
+        pixels: Prepared images.
+        rows: Which of them.
+
+    Returns:
+        (C,) means and (C,) deviations (of the population), for pixels in [0, 1].
+
+    Raises:
+        TableError: there are no rows, or a channel has one value throughout and so
+            cannot be scaled; or images cannot be read.
+    """
+    counts = np.zeros((pixels.spec.channels, 256), np.int64)
+    with ThreadPoolExecutor(count_cores()) as pool:
+        for found in pool.map(lambda row: _count_levels(pixels[row]), rows.tolist()):
+            counts += found
+    moments = [_find_moments(levels) for levels in counts.tolist()]
+    if not all(deviation > 0 for _, deviation in moments):
+        raise TableError(
+            f"the pixels of {len(rows)} images have one value throughout in some channel, so there "
+            "is no deviation to divide by. Look at the images (loupe check), or set "
+            "input.normalisation to 'weights'."
+        )
+    return tuple(mean for mean, _ in moments), tuple(deviation for _, deviation in moments)
+
+
+def _count_levels(image: UInt8) -> NDArray[np.int64]:
+    """(C, 256) how often each channel has each value."""
+    planes = np.ascontiguousarray(np.moveaxis(image, 2, 0))
+    return np.array([np.bincount(plane.ravel(), minlength=256) for plane in planes], np.int64)
+
+
+def _find_moments(levels: Sequence[int]) -> tuple[float, float]:
+    """Mean and deviation, in [0, 1], of values counted by level: whole numbers until the end."""
+    count = max(1, sum(levels))
+    total = sum(value * n for value, n in enumerate(levels))
+    squares = sum(value * value * n for value, n in enumerate(levels))
+    return total / count / 255, math.sqrt((count * squares - total * total) / count**2) / 255
+
+
+def _explain_sizes(examples: Mapping[tuple[int, int], Sequence[Path]], count: int) -> str:
+    ranked = sorted(examples.items(), key=lambda item: -len(item[1]))
+    told = [f"{h} x {w}: {len(paths)} images, such as {paths[0]}" for (h, w), paths in ranked]
+    return (
+        f"a factor as input.size needs images of one size, but {count} images have "
+        f"{len(examples)} sizes (height x width): {shorten(told, 4)}. Set input.size in pixels, "
+        "such as [224, 224]."
+    )
 
 
 def _key(images: Sequence[Path], spec: InputSpec) -> str:

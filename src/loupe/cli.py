@@ -178,6 +178,12 @@ def split(table: Path, out: Path, stratify: str, no_shuffle: bool, **options: An
     "--group", default="auto", type=click.Choice(["auto", "given", "none"]), show_default=True
 )
 @click.option("--allow-leak", is_flag=True, help="Go on without groups; scores are stamped.")
+@click.option(
+    "--refit",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Train RUN's recipes on all rows; scores and rule are those of RUN.",
+)
 @click.option("--weights", type=click.Path(path_type=Path), help="Folder of pretrained weights.")
 @click.option("--device", default="auto", show_default=True)
 @click.option(

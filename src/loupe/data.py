@@ -1,4 +1,4 @@
-"""From rows to batches: pixels, random transforms, tensors, in a fixed order.
+"""From rows to batches: pixels or features, random transforms, tensors, in a fixed order.
 
 The order of an epoch and the transforms of an image are functions of (seed,
 epoch) and (seed, epoch, id): batches, workers, jobs and a continued run do not
@@ -20,8 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loupe.augment import Steps, augment_image, sample_rng
+from loupe.augment import Steps, augment_image, augment_labelled, drops_masks, sample_rng
 from loupe.caching import Pixels
+from loupe.decoding import read_size
+from loupe.images import prepare_masks
+from loupe.masks import decode_rle
 from loupe.table import Float32
 
 Rows = NDArray[np.intp]
@@ -39,6 +42,7 @@ class Samples:
         weights: (N,) weights of the rows in the loss, or None.
         steps: Random transforms.
         seed: The recipe's.
+        masks: (N, C) run-length text of what the labels mean, for `MaskDropout`; or None.
     """
 
     pixels: Pixels
@@ -47,13 +51,20 @@ class Samples:
     weights: Float32 | None
     steps: Steps
     seed: int
+    masks: tuple[tuple[str, ...], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images (B, H, W, C) uint8, targets (B, C) and weights (B,) or None."""
+    """What a step takes in.
 
-    images: Tensor
+    Attributes:
+        inputs: Images (B, H, W, C) uint8, or features (B, D).
+        targets: (B, C).
+        weights: (B,) or None.
+    """
+
+    inputs: Tensor
     targets: Tensor
     weights: Tensor | None
 
@@ -105,21 +116,49 @@ def load_batches(
                 future.cancel()
 
 
+def gather_features(
+    features: Tensor, samples: Samples, batches: Sequence[Rows], *, column: int
+) -> Iterator[Batch]:
+    """Make batches of features that were computed before.
+
+    Args:
+        features: (N, V, D).
+        samples: Targets and weights.
+        batches: Row numbers of each batch.
+        column: Which of the V views this epoch takes.
+    """
+    for rows in batches:
+        weights = None if samples.weights is None else torch.from_numpy(samples.weights[rows])
+        yield Batch(features[rows, column], torch.from_numpy(samples.targets[rows]), weights)
+
+
 def stack_images(pixels: Pixels, rows: Rows) -> Tensor:
     """Return prepared images as they are, (B, H, W, C) uint8."""
     return torch.from_numpy(np.stack([pixels[row] for row in rows]))
 
 
 def _make_batch(samples: Samples, rows: Rows, epoch: int) -> Batch:
-    images = [_augmented(samples, row, epoch) for row in rows]
+    drawn = [_augmented(samples, row, epoch) for row in rows]
     weights = None if samples.weights is None else torch.from_numpy(samples.weights[rows])
-    return Batch(
-        torch.from_numpy(np.stack(images)), torch.from_numpy(samples.targets[rows]), weights
-    )
+    images = torch.from_numpy(np.stack([image for image, _ in drawn]))
+    targets = torch.from_numpy(np.stack([target for _, target in drawn]))
+    return Batch(images, targets, weights)
 
 
-def _augmented(samples: Samples, row: int, epoch: int) -> NDArray[np.uint8]:
-    image = np.asarray(samples.pixels[row])
+def _augmented(samples: Samples, row: int, epoch: int) -> tuple[NDArray[np.uint8], Float32]:
+    image, targets = np.asarray(samples.pixels[row]), samples.targets[row]
     if not samples.steps:
-        return image
-    return augment_image(image, samples.steps, sample_rng(samples.seed, epoch, samples.ids[row]))
+        return image, targets
+    rng = sample_rng(samples.seed, epoch, samples.ids[row])
+    if samples.masks is None or not drops_masks(samples.steps):
+        return augment_image(image, samples.steps, rng), targets
+    masks = _fit_masks(samples, row)
+    return augment_labelled(image, masks, targets, samples.steps, rng)
+
+
+def _fit_masks(samples: Samples, row: int) -> NDArray[np.uint8]:
+    """Bring the masks of one row into the frame of its prepared image, (h, w, K)."""
+    texts = samples.masks[row] if samples.masks is not None else ()
+    height, width = read_size(samples.pixels.images[row])
+    masks = [decode_rle(text, height, width) for text in texts]
+    return prepare_masks(np.stack(masks, axis=2).astype(np.uint8), samples.pixels.spec)

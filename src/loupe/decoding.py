@@ -37,6 +37,7 @@ Damage = Literal["missing", "zero-byte", "unreadable", "truncated", "bomb"]
 MAX_PIXELS = 178_956_970
 """Largest picture opened, in pixels: half a gigabyte of RGB, Pillow's own limit."""
 
+_FIRST_SIDEWAYS = 5  # orientations 5 to 8 exchange height and width
 _ORIENTATION_TAG = 0x0112
 _BITS_PER_SAMPLE_TAG = 258  # of TIFF 6.0
 _PNG_DEPTH_AT = 24  # signature 8, length 4, "IHDR" 4, width 4, height 4
@@ -143,6 +144,21 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> UInt8:
         ImageError: the file does not exist, or cannot be decoded.
     """
     return decode_image(_read_bytes(path), name=str(path), max_pixels=max_pixels)
+
+
+def read_size(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Return height and width as displayed (after EXIF), from the header alone.
+
+    Args:
+        path: An image file.
+        max_pixels: Refuse what is larger.
+
+    Raises:
+        ImageError: the file is missing, no image, or too large.
+    """
+    with _quiet_pillow(), _open(_read_bytes(path), str(path), max_pixels) as image:
+        turned = _read_orientation(image) >= _FIRST_SIDEWAYS
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def inspect_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[ImageFacts, UInt8 | None]:

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loupe.augment import parse_steps
+from loupe.choices import AdamW, AutoLoss, Cosine, Loss
 from loupe.errors import shorten
-from loupe.recipe import FullStage, HeadStage, Input, Loss, Network, Optimizer, Recipe, Schedule
+from loupe.recipe import Recipe
+from loupe.settings import FullStage, HeadStage, Input, Network
 from loupe.table import Table, count_classes
 from loupe.weights import WeightsFile, list_weights
 
@@ -92,8 +94,8 @@ def scratch_recipe(table: Table) -> Recipe:
         input=Input(size=(96, 96)),
         augment=parse_steps(["HorizontalFlip", "VerticalFlip", "Transpose"]),
         loss=_loss(table, smoothing=0.0),
-        optimizer=Optimizer(lr=4e-3, weight_decay=0.05),
-        schedule=Schedule(warmup=0.25),
+        optimizer=AdamW(lr=4e-3, weight_decay=0.05),
+        schedule=Cosine(warmup=0.25),
         stages=(FullStage(epochs=_SCRATCH_EPOCHS),),
         batch_size=8,
     )
@@ -110,7 +112,7 @@ def _tune(table: Table, file: WeightsFile, device: str) -> Choice:
         input=Input(size=(224, 224)),
         augment=AUGMENT,
         loss=_loss(table, smoothing=0.1 if table.exclusive else 0.0),
-        optimizer=Optimizer(lr=1e-4),
+        optimizer=AdamW(lr=1e-4),
         stages=(HeadStage(), FullStage(epochs=epochs, freeze_norm=True)),
         ema=0.98,
     )
@@ -165,11 +167,11 @@ def _from_scratch(table: Table, weights: Path | None) -> Choice:
     return Choice(member=SCRATCH_NETWORK, recipe=recipe, reasons=reasons)
 
 
-def _loss(table: Table, *, smoothing: float) -> Loss:
+def _loss(table: Table, *, smoothing: float) -> AutoLoss:
     # A class without rows cannot be learnt, and must not change how others are.
     counts = [n for n in count_classes(table).values() if n]
     rare = table.exclusive and min(counts, default=0) < _RARE * max(counts, default=0)
-    return Loss(label_smoothing=smoothing, class_weights="balanced" if rare else "none")
+    return AutoLoss(label_smoothing=smoothing, class_weights="balanced" if rare else "none")
 
 
 def _explain_loss(loss: Loss) -> tuple[str, ...]:

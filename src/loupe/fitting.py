@@ -1,7 +1,7 @@
 """The training of one member on one set of rows: stages, epochs, steps.
 
-It must not see held-out rows, write files, or branch on the kind of task. The
-only module with `.backward()`.
+It must not see held-out rows (but where the recipe says `control_on: heldout`),
+write files, or branch on the kind of task. The only module with `.backward()`.
 
 Shapes: N rows, V views, D features, B batch, C classes.
 """
@@ -10,98 +10,41 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from loupe.build import (
-    Classifier,
-    MovingAverage,
-    autocast,
-    build_optimizer,
-    freeze_norms,
-    rate_factor,
-)
-from loupe.data import Batch, Rows, Samples, load_batches, order_batches, stack_images
+from loupe.augment import sample_rng
+from loupe.averaging import MovingAverage
+from loupe.build import autocast
+from loupe.choices import Loss, Schedule
+from loupe.control import Control, best_weights, gave_up, react
+from loupe.data import Batch, Rows, Samples, gather_features, load_batches, order_batches
 from loupe.errors import LoupeError
+from loupe.evaluation import evaluate
+from loupe.features import Features
 from loupe.heads import fit_head
-from loupe.losses import LossFunction, balance_classes, build_loss
-from loupe.recipe import FullStage, HeadStage, Recipe
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """What one member is to learn from.
-
-    Attributes:
-        recipe: How.
-        samples: All rows of the table; only `rows` and `watched` are read.
-        rows: Row numbers to train on.
-        watched: Row numbers of the inner part that early stopping watches;
-            empty if there is no early stopping.
-        inner: Row numbers, a part of `rows`, on which `l2: auto` is judged.
-        exclusive: Softmax or sigmoids.
-        features: (N, V, D) features of the frozen backbone for a head stage.
-        device: torch device name.
-        loaders: Threads that make batches.
-    """
-
-    recipe: Recipe
-    samples: Samples
-    rows: Rows
-    watched: Rows
-    inner: Rows
-    exclusive: bool
-    features: Tensor | None
-    device: str
-    loaders: int = 1
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where training stands; with the weights, all that continuing needs.
-
-    Attributes:
-        stage: Number of the stage under way.
-        epoch: Finished epochs of that stage.
-        total_epochs: Finished epochs of all stages; seeds order and transforms.
-        optimizer: State of the optimizer; None at the start of a stage.
-        average: State of the moving average; None at the start of a stage.
-        average_steps: Steps the average has seen.
-        best: Weights with the lowest watched loss so far; None without.
-        best_loss: That loss.
-        stale: Epochs since then.
-    """
-
-    stage: int = 0
-    epoch: int = 0
-    total_epochs: int = 0
-    optimizer: dict[str, Any] | None = None
-    average: dict[str, Tensor] | None = None
-    average_steps: int = 0
-    best: dict[str, Tensor] | None = None
-    best_loss: float = float("inf")
-    stale: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """One line of the history."""
-
-    stage: int
-    epoch: int
-    loss: float
-    watched_loss: float | None
-    lr: float
-    notes: dict[str, float] = field(default_factory=dict)
-
+from loupe.losses import LossFunction, build_loss, weigh_classes
+from loupe.mixing import mix_batch, mixes
+from loupe.networks import Classifier, freeze_layers, freeze_norms
+from loupe.optimizers import build_optimizer, clip_gradients, set_rate
+from loupe.sampling import draw_rows
+from loupe.schedules import rate_at
+from loupe.settings import FullStage, HeadStage, Mixing
+from loupe.tasks import Epoch, Progress, Task
 
 OnEpoch = Callable[[Epoch, Classifier, Progress], None]
+OnBatch = Callable[[Batch], None]
 
 
-def fit(network: Classifier, task: Task, progress: Progress, on_epoch: OnEpoch) -> Classifier:
+def fit(
+    network: Classifier,
+    task: Task,
+    progress: Progress,
+    on_epoch: OnEpoch,
+    on_first_batch: OnBatch = lambda _: None,
+) -> Classifier:
     """Train a network through the stages of its recipe.
 
     Args:
@@ -109,10 +52,11 @@ def fit(network: Classifier, task: Task, progress: Progress, on_epoch: OnEpoch) 
         task: Rows and recipe.
         progress: Where to go on; changed in place.
         on_epoch: Called after each epoch, with all that continuing needs.
+        on_first_batch: Called with the first batch of images of each stage.
 
     Returns:
-        The network to predict with: the moving average, or the weights with the
-        lowest watched loss where early stopping is on.
+        The network to predict with: the moving average, or the weights of the best
+        epochs where early stopping or a checkpoint asks for them.
 
     Raises:
         LoupeError: the loss is not a number.
@@ -120,32 +64,85 @@ def fit(network: Classifier, task: Task, progress: Progress, on_epoch: OnEpoch) 
     network = network.to(task.device)
     while progress.stage < len(task.recipe.stages):
         stage = task.recipe.stages[progress.stage]
-        if isinstance(stage, HeadStage):
-            epoch = _fit_head_stage(network, stage, task, progress)
+        if isinstance(stage, HeadStage) and stage.epochs is None:
+            epoch = _solve_head(network, stage, task, progress)
             _enter_next_stage(progress)
             # Told last, so that a continued training does not fit and count it twice.
             on_epoch(epoch, network, progress)
         else:
-            network = _fit_full_stage(network, stage, task, progress, on_epoch)
+            plan = _plan_stage(stage, task, progress)
+            _train_stage(network, plan, task, progress, on_epoch, on_first_batch)
             _enter_next_stage(progress)
     return network.eval()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """One stage that is trained by epochs, its defaults filled in."""
+
+    epochs: int
+    lr: float
+    head_lr_factor: float = 1.0
+    layer_decay: float = 1.0
+    frozen: tuple[str, ...]
+    freeze_norm: bool = False
+    schedule: Schedule
+    loss: LossFunction
+    mixing: Mixing
+    samples: Samples
+    features: Features | None = None
+
+
+def _plan_stage(stage: HeadStage | FullStage, task: Task, progress: Progress) -> _Plan:
+    recipe = task.recipe
+    lr, schedule = stage.lr or recipe.optimizer.lr, stage.schedule or recipe.schedule
+    loss = _loss_for(task, stage.loss)
+    if isinstance(stage, HeadStage):
+        return _Plan(
+            epochs=stage.epochs or 0,
+            lr=lr,
+            frozen=("backbone",),
+            schedule=schedule,
+            loss=loss,
+            mixing=Mixing(),
+            samples=task.samples,
+            features=_features_of(task),
+        )
+    pixels = task.sizes.get(progress.stage)
+    return _Plan(
+        epochs=stage.epochs,
+        lr=lr,
+        head_lr_factor=stage.head_lr_factor,
+        layer_decay=stage.layer_decay,
+        frozen=stage.freeze,
+        freeze_norm=stage.freeze_norm,
+        schedule=schedule,
+        loss=loss,
+        mixing=stage.mixing or recipe.mixing,
+        samples=task.samples if pixels is None else replace(task.samples, pixels=pixels),
+    )
+
+
 def _enter_next_stage(progress: Progress) -> None:
     progress.stage += 1
-    progress.epoch, progress.optimizer, progress.average = 0, None, None
-    progress.best, progress.best_loss, progress.stale = None, float("inf"), 0
+    progress.epoch = 0
+    progress.optimizer = progress.average = progress.scaler = progress.control = None
 
 
-def _fit_head_stage(network: Classifier, stage: HeadStage, task: Task, progress: Progress) -> Epoch:
-    """Solve for the last layer on frozen features."""
+def _features_of(task: Task) -> Features:
     if task.features is None:
         raise LoupeError("a head stage needs the features of the frozen backbone.")
+    return task.features
+
+
+def _solve_head(network: Classifier, stage: HeadStage, task: Task, progress: Progress) -> Epoch:
+    """Solve for the last layer on frozen features."""
+    features, loss = _features_of(task), _loss_for(task, stage.loss)
     fitted = fit_head(
-        task.features,
+        features.values[:, list(features.fitted)],
         task.samples,
-        loss=_loss_for(task),
-        rows=task.rows,
+        loss=loss,
+        rows=_draw_rows(task, progress),
         inner=task.inner,
         l2=stage.l2,
     )
@@ -153,127 +150,203 @@ def _fit_head_stage(network: Classifier, stage: HeadStage, task: Task, progress:
         network.head.weight.copy_(fitted.weight)
         network.head.bias.copy_(fitted.bias)
     progress.total_epochs += 1
-    return Epoch(progress.stage, 0, fitted.loss, None, 0.0, {"l2": fitted.l2})
+    watched = _measure(network, task.watched, task, loss, features)
+    trained = _measure(network, _trained(task), task, loss, features)
+    return Epoch(progress.stage, 0, fitted.loss, 0.0, watched, trained, {"l2": fitted.l2})
 
 
-def _fit_full_stage(
-    network: Classifier, stage: FullStage, task: Task, progress: Progress, on_epoch: OnEpoch
-) -> Classifier:
-    optimizer = build_optimizer(task.recipe, stage, network)
-    average = MovingAverage(network, task.recipe.ema)
-    if progress.optimizer is not None and progress.average is not None:
-        optimizer.load_state_dict(progress.optimizer)
-        average.network.load_state_dict(progress.average)
-        average.step = progress.average_steps
-    peaks = [group.get("peak", group["lr"]) for group in optimizer.param_groups]
-    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-        group["peak"] = peak
-    while progress.epoch < stage.epochs and not _gave_up(task, progress):
-        loss = _run_epoch(network, stage, task, progress, optimizer, average)
-        watched = _watch(average.network, task, progress)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stage:
+    """One stage under way: what is trained, by what, and how it is doing."""
+
+    network: Classifier
+    plan: _Plan
+    still: tuple[nn.Module, ...]
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: MovingAverage[Classifier] | None
+    control: Control
+
+    @property
+    def followed(self) -> Classifier:
+        """The network whose metrics count: the moving average, if there is one."""
+        return self.average.network if self.average else self.network
+
+
+def _train_stage(
+    network: Classifier,
+    plan: _Plan,
+    task: Task,
+    progress: Progress,
+    on_epoch: OnEpoch,
+    on_first_batch: OnBatch,
+) -> None:
+    """Train one stage by epochs; the network ends with the weights to keep."""
+    stage = _start_stage(network, plan, task, progress)
+    while progress.epoch < plan.epochs and not gave_up(stage.control, task.recipe):
+        loss, rate = _run_epoch(stage, task, progress, on_first_batch)
+        watched = _measure(stage.followed, task.watched, task, plan.loss, plan.features)
+        trained = _measure(stage.followed, _trained(task), task, plan.loss, plan.features)
+        if watched:
+            weights = stage.followed.state_dict()
+            react(stage.control, task.recipe, plan.schedule, watched, weights)
         progress.epoch += 1
         progress.total_epochs += 1
-        progress.optimizer = optimizer.state_dict()
-        progress.average = average.network.state_dict()
-        progress.average_steps = average.step
-        rate = max(group["lr"] for group in optimizer.param_groups)
-        on_epoch(Epoch(progress.stage, progress.epoch, loss, watched, rate), network, progress)
-    if progress.best is not None:
-        average.network.load_state_dict(progress.best)
-    average.network.requires_grad_(requires_grad=True)
-    return average.network
+        _note_state(stage, progress)
+        epoch = Epoch(progress.stage, progress.epoch, loss, rate, watched, trained)
+        on_epoch(epoch, network, progress)
+    network.load_state_dict(best_weights(stage.control) or stage.followed.state_dict())
+
+
+def _start_stage(network: Classifier, plan: _Plan, task: Task, progress: Progress) -> _Stage:
+    """Set a stage up, or as it was when it was interrupted."""
+    recipe = task.recipe
+    still = freeze_layers(network, plan.frozen)
+    optimizer = build_optimizer(
+        recipe.optimizer,
+        network,
+        lr=plan.lr,
+        head_lr_factor=plan.head_lr_factor,
+        layer_decay=plan.layer_decay,
+    )
+    half = recipe.engine.precision == "fp16"
+    scaler = torch.amp.GradScaler(task.device.partition(":")[0], enabled=half)
+    average = MovingAverage(network, recipe.ema) if recipe.ema else None
+    if progress.optimizer is not None:
+        optimizer.load_state_dict(progress.optimizer)
+    if progress.scaler:
+        scaler.load_state_dict(progress.scaler)
+    if average is not None and progress.average is not None:
+        average.network.load_state_dict(progress.average["weights"])
+        average.step = progress.average["step"]
+    return _Stage(
+        network=network,
+        plan=plan,
+        still=still,
+        optimizer=optimizer,
+        scaler=scaler,
+        average=average,
+        control=Control.restore(progress.control) if progress.control else Control(),
+    )
+
+
+def _note_state(stage: _Stage, progress: Progress) -> None:
+    progress.optimizer = stage.optimizer.state_dict()
+    progress.scaler = stage.scaler.state_dict() or None
+    progress.control = stage.control.state()
+    if stage.average is not None:
+        weights = stage.average.network.state_dict()
+        progress.average = {"weights": weights, "step": stage.average.step}
 
 
 def _run_epoch(
-    network: Classifier,
-    stage: FullStage,
-    task: Task,
-    progress: Progress,
-    optimizer: torch.optim.Optimizer,
-    average: MovingAverage,
-) -> float:
-    """Train one epoch and return its mean loss."""
-    recipe, epoch = task.recipe, progress.total_epochs
-    batches = order_batches(task.rows, seed=recipe.seed, epoch=epoch, size=recipe.batch_size)
-    loss = _loss_for(task)
-    network.train()
-    if stage.freeze_norm:
-        freeze_norms(network)
-    losses = []
-    loaded = load_batches(task.samples, batches, epoch=epoch, workers=task.loaders)
-    for step, batch in enumerate(loaded):
-        position = progress.epoch * len(batches) + step
-        _set_rate(optimizer, task, position, stage.epochs * len(batches))
+    stage: _Stage, task: Task, progress: Progress, on_first_batch: OnBatch
+) -> tuple[float, float]:
+    """Train one epoch; return its mean loss and its last rate."""
+    recipe, plan, epoch = task.recipe, stage.plan, progress.total_epochs
+    rows = _draw_rows(task, progress)
+    batches = order_batches(rows, seed=recipe.seed, epoch=epoch, size=recipe.batch_size)
+    _set_modes(stage)
+    losses, rate = [], 0.0
+    for step, batch in enumerate(_batches(plan, task, batches, progress)):
+        if step == 0 and progress.epoch == 0 and plan.features is None:
+            on_first_batch(batch)
+        done = progress.epoch * len(batches) + step
+        rate = rate_at(
+            plan.schedule,
+            plan.lr,
+            step=done,
+            steps_per_epoch=len(batches),
+            epochs=plan.epochs,
+            standing=stage.control.standing,
+        )
+        set_rate(stage.optimizer, recipe.optimizer, rate, step=done)
         # Dropout is seeded by position, so a continued run repeats it.
         torch.manual_seed(_step_seed(recipe.seed, epoch, step))
-        losses.append(_train_step(network, batch, task, loss, optimizer))
-        average.update(network)
-    return _finite_mean(losses, progress)
+        losses.append(_train_step(stage, batch, task))
+        if stage.average is not None:
+            stage.average.update(stage.network)
+    return _finite_mean(losses, progress), rate
 
 
-def _train_step(
-    network: Classifier,
-    batch: Batch,
-    task: Task,
-    loss: LossFunction,
-    optimizer: torch.optim.Optimizer,
-) -> Tensor:
+def _draw_rows(task: Task, progress: Progress) -> Rows:
+    return draw_rows(
+        task.rows,
+        task.samples.targets,
+        sampling=task.recipe.sampling,
+        exclusive=task.exclusive,
+        seed=task.recipe.seed,
+        epoch=progress.total_epochs,
+    )
+
+
+def _set_modes(stage: _Stage) -> None:
+    """Training mode, but what is frozen keeps its BatchNorm statistics."""
+    stage.network.train()
+    if stage.plan.freeze_norm:
+        freeze_norms(stage.network.backbone)
+    for module in stage.still:
+        module.eval()
+
+
+def _batches(plan: _Plan, task: Task, batches: list[Rows], progress: Progress) -> Iterator[Batch]:
+    """Make the batches of one epoch: features, or images, some of them mixed."""
+    epoch = progress.total_epochs
+    if plan.features is not None:
+        column = plan.features.fitted[progress.epoch % len(plan.features.fitted)]
+        yield from gather_features(plan.features.values, plan.samples, batches, column=column)
+        return
+    loaded = load_batches(plan.samples, batches, epoch=epoch, workers=task.loaders)
+    mixed = mixes(plan.mixing, epoch=progress.epoch, epochs=plan.epochs)
+    for step, batch in enumerate(loaded):
+        if not mixed:
+            yield batch
+            continue
+        rng = sample_rng(task.recipe.seed, epoch, f"mix/{step}")
+        made = mix_batch(batch.inputs, batch.targets, batch.weights, plan.mixing, rng)
+        yield Batch(made.images, made.targets, made.weights)
+
+
+def _train_step(stage: _Stage, batch: Batch, task: Task) -> Tensor:
+    network, scaler, optimizer = stage.network, stage.scaler, stage.optimizer
+    inputs = batch.inputs.to(task.device, non_blocking=True)
+    on_features = stage.plan.features is not None
     with autocast(task.recipe, task.device):
-        logits = network(batch.images.to(task.device, non_blocking=True))
+        logits = network.classify(inputs) if on_features else network(inputs)
     weights = None if batch.weights is None else batch.weights.to(task.device)
-    value = loss(logits, batch.targets.to(task.device), weights)
+    value = stage.plan.loss(logits, batch.targets.to(task.device), weights) + network.penalty()
     optimizer.zero_grad(set_to_none=True)
-    value.backward()  # type: ignore[no-untyped-call]
-    if task.recipe.optimizer.clip_norm:
-        torch.nn.utils.clip_grad_norm_(network.parameters(), task.recipe.optimizer.clip_norm)
-    optimizer.step()
+    scaler.scale(value).backward()
+    scaler.unscale_(optimizer)
+    clip_gradients(task.recipe.optimizer, network.parameters())
+    scaler.step(optimizer)
+    scaler.update()
     return value.detach()
 
 
-def _loss_for(task: Task) -> LossFunction:
-    weights = None
-    if task.recipe.loss.class_weights == "balanced":
-        targets = torch.from_numpy(task.samples.targets[task.rows])
-        weights = balance_classes(targets, exclusive=task.exclusive).to(task.device)
-    return build_loss(task.recipe.loss, exclusive=task.exclusive, class_weights=weights)
+def _loss_for(task: Task, loss: Loss | None) -> LossFunction:
+    """Return the loss of a stage; class weights are those of the training rows."""
+    chosen = loss or task.recipe.loss
+    targets = torch.from_numpy(task.samples.targets[task.rows])
+    weights = weigh_classes(chosen, targets, task.classes, exclusive=task.exclusive)
+    weights = None if weights is None else weights.to(task.device)
+    return build_loss(chosen, exclusive=task.exclusive, class_weights=weights)
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, task: Task, step: int, steps: int) -> None:
-    factor = rate_factor(task.recipe.schedule, step, steps)
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor
-
-
-@torch.inference_mode()
-def _watch(network: Classifier, task: Task, progress: Progress) -> float | None:
-    """Return the loss on the watched rows, and remember the best weights."""
-    if task.recipe.early_stop is None or not len(task.watched):
-        return None
-    loss = _loss_for(task)
-    total = 0.0
-    for rows in _chunks(task.watched, task.recipe.batch_size):
-        images = stack_images(task.samples.pixels, rows).to(task.device)
-        with autocast(task.recipe, task.device):
-            logits = network(images)
-        targets = torch.from_numpy(task.samples.targets[rows]).to(task.device)
-        total += float(loss(logits, targets, None)) * len(rows)
-    value = total / len(task.watched)
-    if value < progress.best_loss:
-        progress.best_loss, progress.stale = value, 0
-        progress.best = {k: v.clone() for k, v in network.state_dict().items()}
-    else:
-        progress.stale += 1
-    return value
-
-
-def _gave_up(task: Task, progress: Progress) -> bool:
-    stop = task.recipe.early_stop
-    return stop is not None and progress.stale >= stop.patience
-
-
-def _chunks(rows: Rows, size: int) -> Iterator[Rows]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+def _measure(
+    network: Classifier, rows: Rows, task: Task, loss: LossFunction, features: Features | None
+) -> dict[str, float]:
+    return evaluate(
+        network,
+        task.samples,
+        rows,
+        task.recipe,
+        loss,
+        classes=task.classes,
+        exclusive=task.exclusive,
+        device=task.device,
+        features=None if features is None else features.values[:, features.plain],
+    )
 
 
 def _step_seed(seed: int, epoch: int, step: int) -> int:

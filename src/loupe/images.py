@@ -57,6 +57,8 @@ class InputSpec:
         channels: 3 for RGB, 1 for luma (ITU-R BT.601).
         mean: (channels,) in units of [0, 1]; ImageNet's if not given.
         std: (channels,) above 0, in units of [0, 1]; ImageNet's if not given.
+        crop: Height and width that the network sees, at most the size; None for
+            the whole.
 
     Raises:
         InputError: a field is out of range, or mean and std do not have one
@@ -70,6 +72,7 @@ class InputSpec:
     channels: Literal[1, 3] = 3
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    crop: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         colour = self.channels == 3
@@ -77,13 +80,26 @@ class InputSpec:
         std = tuple(self.std) or (IMAGENET_STD if colour else (_GREY_STD,))
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "std", std)
+        if self.crop is not None:
+            object.__setattr__(self, "crop", tuple(self.crop))  # JSON has lists only
         _check_spec(self)
+
+    @property
+    def network_height(self) -> int:
+        """Rows that the network sees: those of the crop, else of the whole."""
+        return self.crop[0] if self.crop else self.height
+
+    @property
+    def network_width(self) -> int:
+        """Columns that the network sees: those of the crop, else of the whole."""
+        return self.crop[1] if self.crop else self.width
 
     def digest(self) -> str:
         """Return 16 hex digits that change when the prepared pixels change.
 
-        Mean and standard deviation are left out: they act after `prepare_image`,
-        so networks that differ only in them share one cache of pixels.
+        Mean, standard deviation and crop are left out: they act after
+        `prepare_image`, so networks that differ only in them share one cache of
+        pixels.
         """
         fields = (self.height, self.width, self.resize, self.filter, self.channels)
         text = json.dumps([_PREPARE_VERSION, PAD_VALUE, *fields])
@@ -118,6 +134,41 @@ def prepare_image(image: UInt8, spec: InputSpec) -> UInt8:
     else:
         fitted = _resize(pixels, spec.height, spec.width, spec.filter)
     return fitted.reshape(spec.height, spec.width, spec.channels)
+
+
+def prepare_masks(masks: UInt8, spec: InputSpec) -> UInt8:
+    """Bring masks to the input's size, as `prepare_image` brings their picture.
+
+    Each pixel takes the value of the source pixel that its centre falls on, so no
+    new value arises; the bars of `resize="pad"` are 0.
+
+    Args:
+        masks: Of one picture, one channel a class.
+        spec: What the network wants; its filter is for pictures only.
+
+    Shape:
+        masks: (H, W, K) uint8, H and W those of the picture.
+        Returns: (spec.height, spec.width, K) uint8.
+
+    Raises:
+        InputError: the masks are not (H, W, K) uint8, or have no pixels.
+
+    Examples:
+        >>> masks = np.array([[[1], [2]]], dtype=np.uint8)
+        >>> prepare_masks(masks, InputSpec(height=2, width=4))[..., 0].tolist()
+        [[1, 1, 2, 2], [1, 1, 2, 2]]
+    """
+    if masks.ndim != 3 or masks.dtype != np.uint8 or 0 in masks.shape[:2]:
+        raise InputError(
+            f"the masks have shape {masks.shape} and type {masks.dtype}; expected "
+            "(height, width, classes) of uint8, at least 1 x 1 pixels."
+        )
+    top, left, height, width = _place_inner(masks.shape[0], masks.shape[1], spec)
+    rows = _nearest(masks.shape[0], height)
+    columns = _nearest(masks.shape[1], width)
+    prepared = np.zeros((spec.height, spec.width, masks.shape[2]), np.uint8)
+    prepared[top : top + height, left : left + width] = masks[rows[:, None], columns]
+    return prepared
 
 
 def normalise(batch: UInt8, spec: InputSpec) -> Float32:
@@ -170,6 +221,12 @@ def _check_spec(spec: InputSpec) -> None:
         wrong.append(f"mean is {spec.mean}; expected finite numbers")
     if not all(math.isfinite(value) and value > 0 for value in spec.std):
         wrong.append(f"std is {spec.std}; expected numbers above 0")
+    if spec.crop is not None and not _fits(spec.crop, (spec.height, spec.width)):
+        found = " x ".join(str(side) for side in spec.crop)
+        wrong.append(
+            f"crop is {found}; expected a height and width from 1 x 1 to the size, "
+            f"{spec.height} x {spec.width}"
+        )
     if wrong:
         raise InputError(f"the input specification cannot be used: {'; '.join(wrong)}.")
 
@@ -178,15 +235,29 @@ def _to_luma(image: UInt8) -> UInt8:
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
 
 
-def _pad(pixels: UInt8, spec: InputSpec) -> UInt8:
-    height, width = pixels.shape[:2]
+def _fits(crop: tuple[int, ...], size: tuple[int, int]) -> bool:
+    return len(crop) == 2 and all(1 <= c <= side for c, side in zip(crop, size, strict=True))
+
+
+def _place_inner(height: int, width: int, spec: InputSpec) -> tuple[int, int, int, int]:
+    """Top, left, height and width that a picture of some size takes in the input."""
+    if spec.resize == "stretch":
+        return 0, 0, spec.height, spec.width
     scale = min(spec.height / height, spec.width / width)
-    inner = _resize(
-        pixels, max(1, round(height * scale)), max(1, round(width * scale)), spec.filter
-    )
-    top, left = (spec.height - inner.shape[0]) // 2, (spec.width - inner.shape[1]) // 2
+    inner = (max(1, round(height * scale)), max(1, round(width * scale)))
+    return (spec.height - inner[0]) // 2, (spec.width - inner[1]) // 2, *inner
+
+
+def _nearest(source: int, size: int) -> NDArray[np.intp]:
+    """(size,) the pixel of the source that each centre falls on, in whole numbers."""
+    return (2 * np.arange(size, dtype=np.intp) + 1) * source // (2 * size)
+
+
+def _pad(pixels: UInt8, spec: InputSpec) -> UInt8:
+    top, left, height, width = _place_inner(pixels.shape[0], pixels.shape[1], spec)
     padded = np.full((spec.height, spec.width, *pixels.shape[2:]), PAD_VALUE, np.uint8)
-    padded[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+    inner = _resize(pixels, height, width, spec.filter)
+    padded[top : top + height, left : left + width] = inner
     return padded
 
 

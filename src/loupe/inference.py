@@ -2,14 +2,14 @@
 
 It must not choose a threshold or train.
 
-Shapes: N rows, V views, D features, B batch, C classes, H height, W width.
+Shapes: N rows, V views, D features, B batch, C classes, H height, W width; h and w
+those that the network sees.
 """
 
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,22 +19,24 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from loupe.build import Classifier, autocast, build_network
-from loupe.caching import Pixels
+from loupe.build import autocast, build_network
+from loupe.caching import Chunk, Pixels, prepare_ahead
 from loupe.data import Rows, stack_images
-from loupe.decoding import read_image
-from loupe.errors import ImageError, InputError, RunError
+from loupe.errors import InputError, RecipeError, RunError
 from loupe.executors import count_cores
-from loupe.images import InputSpec, prepare_image
+from loupe.images import InputSpec
+from loupe.networks import Classifier
 from loupe.predictions import Predictions, append_quarantined
 from loupe.progress import Reporter, Silent
-from loupe.recipe import HeadStage, Recipe
+from loupe.recipe import Recipe
 from loupe.runs import Member, Run, open_run
+from loupe.settings import Draws, HeadStage, Tta
 from loupe.table import HOLDOUT, Float32, Table
-from loupe.tta import ViewName, first_views, flipped_axes
+from loupe.tta import ViewName, first_views
+from loupe.views import count_views, draw_images, list_cuts, training_steps, view_images
 
 BATCH = 32
-_CHUNK = 64  # images decoded together while the ones before are computed
+_MOST_WORKERS = 8  # threads that draw random views ahead of a GPU
 
 
 def choose_device(name: str) -> str:
@@ -89,18 +91,63 @@ def compute_features(
         reporter: Told of the rows done.
 
     Returns:
-        (N, V, D) float32.
+        (N, V, D) float32; if the input is cropped, every view of the first crop of
+        the grid, then of the next: V = `count_views(views, pixels.spec)`.
     """
     network = arrange_memory(network.to(device).eval(), recipe)
     found = []
     for rows in _chunks(len(pixels), BATCH):
-        images = stack_images(pixels, rows).to(device)
-        with autocast(recipe, device):
-            per_view = [network.features(images.flip(flipped_axes(v))).float() for v in views]
-        found.append(torch.stack(per_view, dim=1).cpu())
-        if reporter:
-            reporter.advance(int(rows[-1]) + 1)
-    return torch.cat(found).numpy()
+        images = stack_images(pixels, rows)
+        inputs = _list_inputs(images, (), tuple(views), pixels.spec, recipe.seed, device)
+        found.append(_stack_features(network, inputs, recipe, device))
+        _tell(reporter, rows)
+    return np.concatenate(found)
+
+
+@torch.inference_mode()
+def compute_drawn_features(
+    network: Classifier,
+    pixels: Pixels,
+    ids: Sequence[str],
+    recipe: Recipe,
+    *,
+    draws: int,
+    device: str,
+    reporter: Reporter | None = None,
+) -> Float32:
+    """Compute the pooled features of augmented draws of every row.
+
+    Draw k of a row is what training shows of it in epoch k: the recipe's `augment`
+    and the random crop, seeded by (seed, k, id).
+
+    Args:
+        network: Its backbone is used.
+        pixels: Prepared images of the table.
+        ids: (N,) ids of the table; they seed the draws.
+        recipe: Its seed, random transforms and engine are used.
+        draws: V, how many of each row.
+        device: torch device.
+        reporter: Told of the rows done.
+
+    Returns:
+        (N, V, D) float32.
+
+    Raises:
+        RecipeError: a RandomCrop has another size than the crop of the input.
+    """
+    steps = training_steps(recipe.augment, pixels.spec)
+    network = arrange_memory(network.to(device).eval(), recipe)
+    found = []
+    for rows in _chunks(len(pixels), BATCH):
+        keys = [ids[row] for row in rows]
+        images = stack_images(pixels, rows).numpy()
+        drawn = draw_images(
+            images, keys, steps, recipe.seed, draws=draws, workers=_count_workers(device)
+        )
+        inputs = (torch.from_numpy(view).to(device) for view in drawn)
+        found.append(_stack_features(network, inputs, recipe, device))
+        _tell(reporter, rows)
+    return np.concatenate(found)
 
 
 @torch.inference_mode()
@@ -108,7 +155,7 @@ def score_features(network: Classifier, features: Tensor, *, exclusive: bool) ->
     """Return the view-mean probabilities of rows from their features.
 
     Args:
-        network: Its head is used, in evaluation mode.
+        network: Its layers after pooling are used, in evaluation mode.
         features: (n, V, D).
         exclusive: Softmax or sigmoids.
 
@@ -125,30 +172,75 @@ def score_features(network: Classifier, features: Tensor, *, exclusive: bool) ->
 
 @torch.inference_mode()
 def score_rows(
-    network: Classifier, pixels: Pixels, rows: Rows, recipe: Recipe, *, exclusive: bool, device: str
+    network: Classifier,
+    pixels: Pixels,
+    rows: Rows,
+    recipe: Recipe,
+    *,
+    ids: Sequence[str],
+    exclusive: bool,
+    device: str,
 ) -> Float32:
-    """Return the view-mean probabilities of rows from their pixels.
+    """Return the probabilities of rows from their pixels: the mean over crops and views.
 
     Args:
         network: Trained.
         pixels: Prepared images of the table.
         rows: Which rows, in order.
-        recipe: Its views and engine are used.
+        recipe: Its views, seed and engine are used.
+        ids: (N,) ids of all rows of the table; they seed random views.
         exclusive: Softmax or sigmoids.
         device: torch device.
 
     Returns:
         (n, C) float32.
+
+    Raises:
+        RecipeError: random views have another size than the network sees.
     """
     network = arrange_memory(network.to(device).eval(), recipe)
     found = [np.zeros((0, network.head.out_features), np.float32)]
     for part in _chunks(len(rows), BATCH):
-        images = stack_images(pixels, rows[part]).to(device)
-        with autocast(recipe, device):
-            per_view = [network(images.flip(flipped_axes(view))) for view in recipe.tta]
-        probs = [to_probabilities(logits, exclusive=exclusive) for logits in per_view]
+        chosen = rows[part]
+        keys = [ids[row] for row in chosen]
+        images = stack_images(pixels, chosen)
+        probs = []
+        for inputs in _list_inputs(images, keys, recipe.tta, pixels.spec, recipe.seed, device):
+            with autocast(recipe, device):
+                logits = network(inputs)
+            probs.append(to_probabilities(logits, exclusive=exclusive))
         found.append(torch.stack(probs).mean(dim=0).cpu().numpy())
     return np.concatenate(found)
+
+
+def count_run_views(run: Run, *, views: int | None = None) -> int:
+    """Return by what to multiply mean probabilities to get what a run's recipes ask for.
+
+    Args:
+        run: Its recipes say whether votes are averaged or summed.
+        views: As given to `predict`; None takes each recipe's own.
+
+    Returns:
+        1 for means; for sums, the views times crops of each image.
+
+    Raises:
+        RecipeError: members do not agree on `votes`, or sum over other numbers.
+        InputError: there are not so many views.
+    """
+    counts = {}
+    for name in run.members:
+        member = run.member(name)
+        recipe = member.recipe()
+        tta = recipe.tta if views is None else first_views(views)
+        counts[name] = count_views(tta, member.input_spec()) if recipe.votes == "sum" else 1
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{name} x {count}" for name, count in counts.items())
+        raise RecipeError(
+            f"{run.folder}: with 'votes: sum', members must sum over as many views and crops, but "
+            f"their means would be multiplied by {told}. Write labels or a submission instead, or "
+            "give all members the same 'votes', 'tta' and 'input.crop'."
+        )
+    return next(iter(counts.values()))
 
 
 def load_network(member: Member, recipe: Recipe, fold: int, classes: int) -> Classifier:
@@ -157,7 +249,7 @@ def load_network(member: Member, recipe: Recipe, fold: int, classes: int) -> Cla
     Args:
         member: Where it lies.
         recipe: The member's resolved recipe.
-        fold: Which fold was held out.
+        fold: Which fold was held out; -1 for weights refitted on all rows.
         classes: Number of columns.
 
     Raises:
@@ -185,11 +277,12 @@ def predict(
 
     Every file is decoded once, for all networks and views. A file that cannot
     be read keeps its row, with NaN and the reason, and does not stop the rest.
+    Probabilities are means, also if a recipe says `votes: sum` (`count_run_views`).
 
     Args:
         run: A finished run, or its folder.
         table: The images; targets are not needed.
-        views: Number of test-time views; None takes each recipe's own.
+        views: Number of named views of each crop; None takes each recipe's own.
         device: `auto` or a torch device.
         reporter: Told of the images done.
 
@@ -212,11 +305,12 @@ def predict(
     probs = np.full((len(table), len(trained.classes)), np.nan, np.float32)
     errors: list[str | None] = [None] * len(table)
     reporter.begin("predict", len(table))
-    for chunk in _decode_chunks(table.images, [part.spec for part in ensemble]):
+    for chunk in prepare_ahead(table.images, [part.spec for part in ensemble]):
         for row, error in chunk.errors.items():
             errors[row] = error
         if len(chunk.rows):
-            probs[chunk.rows] = _score_chunk(ensemble, chunk.images, exclusive=trained.exclusive)
+            ids = [table.ids[row] for row in chunk.rows]
+            probs[chunk.rows] = _score_chunk(ensemble, chunk, ids, exclusive=trained.exclusive)
         reporter.advance(chunk.end)
     reporter.end()
     sheet = Predictions(
@@ -230,16 +324,17 @@ def predict(
     return append_quarantined(sheet, table)
 
 
-_Shared = tuple[Classifier, tuple[torch.nn.Linear, ...]]
+_Shared = tuple[Classifier, tuple[Classifier, ...]]
+"""A backbone, and the networks whose other layers share it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One member: backbones with the heads that share each of them."""
+    """One member of an ensemble."""
 
     spec: InputSpec
     recipe: Recipe
-    views: tuple[ViewName, ...]
+    tta: Tta
     device: str
     networks: tuple[_Shared, ...]
 
@@ -267,16 +362,6 @@ def _may_equal(path: Path, other: Path) -> bool:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    """Decoded images of one chunk, prepared for each member."""
-
-    rows: Rows
-    images: tuple[NDArray[np.uint8], ...]
-    errors: dict[int, str]
-    end: int
-
-
 def _load_ensemble(run: Run, table: Table, views: int | None, device: str) -> list[_Part]:
     parts = []
     for name in run.members:
@@ -285,74 +370,77 @@ def _load_ensemble(run: Run, table: Table, views: int | None, device: str) -> li
         loaded = [load_network(member, recipe, k, len(table.classes)) for k in run.folds]
         loaded = [arrange_memory(network.to(device), recipe) for network in loaded]
         chosen = recipe.tta if views is None else first_views(views)
-        networks: tuple[_Shared, ...] = tuple((network, (network.head,)) for network in loaded)
+        networks: tuple[_Shared, ...] = tuple((network, (network,)) for network in loaded)
         if all(isinstance(stage, HeadStage) for stage in recipe.stages):
-            # Folds differ in the last layer only: one pass serves them all.
-            networks = ((loaded[0], tuple(network.head for network in loaded)),)
+            # Folds differ after pooling only: one pass of the backbone serves them all.
+            networks = ((loaded[0], tuple(loaded)),)
         parts.append(_Part(member.input_spec(), recipe, chosen, device, networks))
     return parts
 
 
-def _decode_chunks(images: Sequence[Path], specs: Sequence[InputSpec]) -> Iterator[_Chunk]:
-    """Decode ahead of the networks, in order."""
-    wanted = list(dict.fromkeys(specs))
-
-    def decode(path: Path) -> dict[InputSpec, NDArray[np.uint8]] | str:
-        try:
-            image = read_image(path)
-        except ImageError as error:
-            return str(error)
-        return {spec: prepare_image(image, spec) for spec in wanted}
-
-    with ThreadPoolExecutor(count_cores()) as pool:
-        chunks = [range(i, min(i + _CHUNK, len(images))) for i in range(0, len(images), _CHUNK)]
-        ahead = [[pool.submit(decode, images[row]) for row in chunk] for chunk in chunks[:2]]
-        for place, chunk in enumerate(chunks):
-            results = [future.result() for future in ahead.pop(0)]
-            if place + 2 < len(chunks):
-                ahead.append([pool.submit(decode, images[row]) for row in chunks[place + 2]])
-            yield _gather_chunk(chunk, results, specs)
-
-
-def _gather_chunk(
-    chunk: range,
-    results: Sequence[dict[InputSpec, NDArray[np.uint8]] | str],
-    specs: Sequence[InputSpec],
-) -> _Chunk:
-    pairs = list(zip(chunk, results, strict=True))
-    read = [(row, result) for row, result in pairs if not isinstance(result, str)]
-    images = tuple(np.stack([result[spec] for _, result in read]) for spec in specs if read)
-    errors = {row: result for row, result in pairs if isinstance(result, str)}
-    return _Chunk(np.array([row for row, _ in read], np.intp), images, errors, chunk.stop)
-
-
 @torch.inference_mode()
 def _score_chunk(
-    ensemble: Sequence[_Part], images: Sequence[NDArray[np.uint8]], *, exclusive: bool
+    ensemble: Sequence[_Part], chunk: Chunk, ids: Sequence[str], *, exclusive: bool
 ) -> Float32:
     """Mean over views, then folds, then members; (n, C)."""
     means = [
-        _score_part(part, torch.from_numpy(prepared), exclusive=exclusive)
-        for part, prepared in zip(ensemble, images, strict=True)
+        _score_part(part, torch.from_numpy(images), ids, exclusive=exclusive)
+        for part, images in zip(ensemble, chunk.images, strict=True)
     ]
     return torch.stack(means).mean(dim=0).cpu().numpy()
 
 
-def _score_part(part: _Part, images: Tensor, *, exclusive: bool) -> Tensor:
+def _score_part(part: _Part, images: Tensor, ids: Sequence[str], *, exclusive: bool) -> Tensor:
     found = []
     for start in range(0, len(images), BATCH):
-        batch = images[start : start + BATCH].to(part.device)
+        here = slice(start, start + BATCH)
+        batches = _list_inputs(
+            images[here], ids[here], part.tta, part.spec, part.recipe.seed, part.device
+        )
         per_view = []
-        for view in part.views:
-            flipped = batch.flip(flipped_axes(view))
-            for network, heads in part.networks:
+        for inputs in batches:
+            for backbone, networks in part.networks:
                 with autocast(part.recipe, part.device):
-                    features = network.features(flipped)
-                per_view += [
-                    to_probabilities(head(features.float()), exclusive=exclusive) for head in heads
-                ]
+                    features = backbone.features(inputs)
+                logits = [network.classify(features) for network in networks]
+                per_view += [to_probabilities(each, exclusive=exclusive) for each in logits]
         found.append(torch.stack(per_view).mean(dim=0))
     return torch.cat(found)
+
+
+def _list_inputs(
+    images: Tensor, ids: Sequence[str], tta: Tta, spec: InputSpec, seed: int, device: str
+) -> Iterator[Tensor]:
+    """Yield the (B, h, w, C) inputs of `view_images`; flips are made on the device."""
+    if isinstance(tta, Draws):
+        workers = _count_workers(device)
+        for drawn in view_images(images.numpy(), ids, tta, spec, seed, workers=workers):
+            yield torch.from_numpy(drawn).to(device)
+        return
+    whole = images.to(device)
+    for cut in list_cuts(tta, spec):
+        yield whole[:, cut.rows, cut.columns].flip(cut.axes)
+
+
+def _stack_features(
+    network: Classifier, inputs: Iterable[Tensor], recipe: Recipe, device: str
+) -> Float32:
+    """(B, V, D) pooled features of V inputs of the same rows."""
+    per_view = []
+    for images in inputs:
+        with autocast(recipe, device):
+            per_view.append(network.features(images).float())
+    return torch.stack(per_view, dim=1).cpu().numpy()
+
+
+def _count_workers(device: str) -> int:
+    """Threads that draw random views: on a CPU those that the job was given."""
+    return torch.get_num_threads() if device == "cpu" else min(_MOST_WORKERS, count_cores())
+
+
+def _tell(reporter: Reporter | None, rows: Rows) -> None:
+    if reporter:
+        reporter.advance(int(rows[-1]) + 1)
 
 
 def _chunks(count: int, size: int) -> Iterator[Rows]:

@@ -8,29 +8,38 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from loupe.build import Classifier, build_network
+from loupe.build import build_network
 from loupe.caching import Pixels, read_pixels
-from loupe.data import Rows, Samples
+from loupe.data import Batch, Rows, Samples
 from loupe.errors import InputError
 from loupe.executors import count_cores
+from loupe.features import Features, head_only, load_features, needs_features
 from loupe.files import replacing, write_json, write_text
-from loupe.fitting import Epoch, Progress, Task, fit
+from loupe.fitting import fit
 from loupe.folds import inner_split
-from loupe.inference import score_features, score_rows
+from loupe.images import InputSpec
+from loupe.inference import arrange_memory, score_features, score_rows
+from loupe.networks import Classifier
+from loupe.pictures import caption, save_batch
 from loupe.predictions import Predictions, write_predictions
-from loupe.recipe import HeadStage, Recipe
-from loupe.runs import Fold, Run, append_event, open_run
+from loupe.recipe import Recipe
+from loupe.runs import REFIT, Fold, Member, Run, append_event, open_run
+from loupe.settings import FullStage, HeadStage
+from loupe.starts import match_folds
 from loupe.table import HOLDOUT, Float32, Int16, Table
-from loupe.tta import ViewName
+from loupe.tasks import Epoch, Progress, Task
+from loupe.views import training_steps
+from loupe.watching import list_metrics
 
 INNER_SHARE = 0.2
 """Share of a fold's training rows on which `l2: auto` is judged."""
@@ -66,53 +75,65 @@ def run_job(job: Job) -> None:
     progress = Progress()
     network = _resume(run, job, task, progress)
 
+    columns = _history_columns(task)
+
     def on_epoch(epoch: Epoch, current: Classifier, now: Progress) -> None:
         # The history comes first: lines past the state are cut when the epoch is repeated.
-        _append_history(files, epoch, now.total_epochs)
+        _append_history(files, epoch, now.total_epochs, columns)
         _save_state(files, current, now)
-        append_event(
-            run.log, "epoch", member=job.member, fold=job.fold, **_without_none(asdict(epoch))
-        )
+        _log_epoch(run, job, epoch)
 
-    network = fit(network, task, progress, on_epoch)
-    held = _rows_of(run.table(), job.fold)
-    probs = _predict_held_out(network, task, held, run, job)
-    _save_fold(run, job, network, held, probs)
+    def on_first_batch(batch: Batch) -> None:
+        _save_picture(files, batch, task.classes)
+
+    network = fit(network, task, progress, on_epoch, on_first_batch)
+    _save_weights(files, network)
+    if job.fold != REFIT:
+        held = _rows_of(run.table(), job.fold)
+        _save_predictions(run, job, held, _predict_held_out(network, task, held, job))
     seconds = round(time.perf_counter() - started, 2)
     write_json(files.done_mark, {"seconds": seconds})
     files.state.unlink(missing_ok=True)
     append_event(run.log, "fold", member=job.member, fold=job.fold, seconds=seconds)
 
 
-def feature_views(recipe: Recipe) -> tuple[ViewName, ...]:
-    """Return the views a head stage fits, then those only prediction needs."""
-    stage = recipe.stages[0]
-    fitted = stage.views if isinstance(stage, HeadStage) else ()
-    return tuple(dict.fromkeys(fitted + (recipe.tta if head_only(recipe) else ())))
-
-
-def head_only(recipe: Recipe) -> bool:
-    """Return True if no stage trains the backbone."""
-    return all(isinstance(stage, HeadStage) for stage in recipe.stages)
-
-
 def _make_task(run: Run, job: Job) -> Task:
     table = run.table()
     member = run.member(job.member)
-    recipe = member.recipe()
-    pixels = read_pixels(table.images, member.input_spec(), limit_bytes=job.cache_bytes)
+    recipe, spec = member.recipe(), member.input_spec()
+    pixels = read_pixels(table.images, spec, limit_bytes=job.cache_bytes)
     rows, watched, inner = _training_rows(table, recipe, job.fold)
+    sizes = {
+        number: read_pixels(table.images, sized, limit_bytes=job.cache_bytes)
+        for number, sized in stage_specs(recipe, spec).items()
+    }
     return Task(
         recipe=recipe,
         samples=_samples(table, pixels, recipe, rows),
         rows=rows,
         watched=watched,
         inner=inner,
+        classes=table.classes,
         exclusive=table.exclusive,
-        features=_load_features(run, job, recipe),
+        features=_load_features(member, job, recipe),
+        sizes=sizes,
         device=job.device,
         loaders=1 if job.device == "cpu" else min(8, count_cores()),
     )
+
+
+def stage_specs(recipe: Recipe, spec: InputSpec) -> dict[int, InputSpec]:
+    """Say how images are prepared for the stages that have a size of their own.
+
+    Args:
+        recipe: Its stages.
+        spec: Of the other stages.
+    """
+    return {
+        number: replace(spec, height=stage.size[0], width=stage.size[1])
+        for number, stage in enumerate(recipe.stages)
+        if isinstance(stage, FullStage) and stage.size is not None
+    }
 
 
 def _samples(table: Table, pixels: Pixels, recipe: Recipe, rows: Rows) -> Samples:
@@ -123,18 +144,22 @@ def _samples(table: Table, pixels: Pixels, recipe: Recipe, rows: Rows) -> Sample
         ids=table.ids,
         targets=table.targets.astype(np.float32),
         weights=weights,
-        steps=recipe.augment,
+        steps=training_steps(recipe.augment, pixels.spec),
         seed=recipe.seed,
+        masks=table.masks,
     )
 
 
 def _training_rows(table: Table, recipe: Recipe, fold: int) -> tuple[Rows, Rows, Rows]:
     """Rows to train on, rows to watch, and the part of the first that judges l2."""
     folds = _folds(table)
-    rows = np.flatnonzero((folds != fold) & (folds != HOLDOUT))
+    held = np.zeros(len(table), np.bool_) if fold == REFIT else folds == fold
+    rows = np.flatnonzero(~held & (folds != HOLDOUT))
     watched = np.zeros(0, np.intp)
-    if recipe.early_stop is not None:
-        rows, watched = _split_inner(table, rows, recipe.early_stop.share, recipe.seed)
+    if recipe.watched_metrics and recipe.control_on == "heldout" and fold != REFIT:
+        watched = np.flatnonzero(held)
+    elif recipe.watched_metrics:
+        rows, watched = _split_inner(table, rows, recipe.control_share, recipe.seed)
     inner = np.zeros(0, np.intp)
     if any(isinstance(stage, HeadStage) and stage.l2 == "auto" for stage in recipe.stages):
         _, inner = _split_inner(table, rows, INNER_SHARE, recipe.seed + 1)
@@ -155,35 +180,34 @@ def _rows_of(table: Table, fold: int) -> Rows:
     return np.flatnonzero(_folds(table) == fold)
 
 
-def _load_features(run: Run, job: Job, recipe: Recipe) -> torch.Tensor | None:
-    stage = recipe.stages[0]
-    if not isinstance(stage, HeadStage):
+def _load_features(member: Member, job: Job, recipe: Recipe) -> Features | None:
+    if not needs_features(recipe):
         return None
-    features = np.load(run.member(job.member).features, mmap_mode="r")
-    return torch.from_numpy(np.array(features[:, : len(stage.views)])).to(job.device)
+    return load_features(member.features, recipe, job.device)
 
 
 def _resume(run: Run, job: Job, task: Task, progress: Progress) -> Classifier:
     """Build the network at its start, or where an earlier try stopped."""
     member = run.member(job.member)
     files = member.fold(job.fold)
-    classes = task.samples.targets.shape[1]
+    recipe = task.recipe
     started = files.state.is_file()
     network = build_network(
-        task.recipe,
+        recipe,
         member.input_spec(),
-        classes,
+        len(task.classes),
         weights=None if job.weights is None else Path(job.weights),
-        load=not started,
+        load=not started and recipe.init_from is None,
     )
     if started:
         state = torch.load(files.state, map_location=job.device, weights_only=True)
         for name, value in state["progress"].items():
             setattr(progress, name, value)
         network.load_state_dict(state["network"])
-    if task.recipe.engine.channels_last is True:
-        network = network.to(memory_format=torch.channels_last)
-    return network
+    elif recipe.init_from is not None:
+        before = match_folds(run.table(), (job.fold,), recipe.init_from, job.member)
+        network.load_state_dict(load_file(before[job.fold].weights))
+    return arrange_memory(network, recipe)
 
 
 def _save_state(files: Fold, network: Classifier, progress: Progress) -> None:
@@ -200,11 +224,14 @@ def _save_weights(files: Fold, network: Classifier) -> None:
         save_file(tensors, temporary)
 
 
-def _append_history(files: Fold, epoch: Epoch, number: int) -> None:
+def _append_history(files: Fold, epoch: Epoch, number: int, columns: Sequence[str]) -> None:
     """Write the line of one epoch, the `number`-th of all stages, from 1."""
-    row = {k: v for k, v in asdict(epoch).items() if k != "notes"}
+    row: dict[str, object] = {"stage": epoch.stage, "epoch": epoch.epoch}
+    row |= {"lr": epoch.lr, "loss": epoch.loss}
+    row |= {f"val/{name}": value for name, value in epoch.watched.items()}
+    row |= {f"train/{name}": value for name, value in epoch.trained.items()}
     lines = io.StringIO()
-    writer = csv.DictWriter(lines, list(row), lineterminator="\n")
+    writer = csv.DictWriter(lines, columns, lineterminator="\n")
     writer.writeheader()
     if files.history.is_file():
         written = files.history.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -213,30 +240,43 @@ def _append_history(files: Fold, epoch: Epoch, number: int) -> None:
     write_text(files.history, lines.getvalue())
 
 
-def _predict_held_out(network: Classifier, task: Task, held: Rows, run: Run, job: Job) -> Float32:
-    recipe = task.recipe
-    if not head_only(recipe):
-        return score_rows(
-            network, task.samples.pixels, held, recipe, exclusive=task.exclusive, device=job.device
-        )
-    views = feature_views(recipe)
-    places = [views.index(view) for view in recipe.tta]
-    features = np.load(run.member(job.member).features, mmap_mode="r")[held][:, places]
-    return score_features(
-        network, torch.from_numpy(features).to(job.device), exclusive=task.exclusive
+def _history_columns(task: Task) -> tuple[str, ...]:
+    """Name the columns of the history; they do not depend on what an epoch measures."""
+    metrics = list_metrics(task.classes, exclusive=task.exclusive)
+    watched = metrics if len(task.watched) else ()
+    trained = metrics if task.recipe.train_metrics else ()
+    return (
+        *("stage", "epoch", "lr", "loss"),
+        *(f"val/{name}" for name in watched),
+        *(f"train/{name}" for name in trained),
     )
 
 
-def _save_fold(
-    run: Run,
-    job: Job,
-    network: Classifier,
-    held: Rows,
-    probs: Float32,
-) -> None:
+def _save_picture(files: Fold, batch: Batch, classes: tuple[str, ...]) -> None:
+    if files.first_batch.is_file():
+        return
+    captions = [caption(row, classes) for row in batch.targets.numpy()]
+    save_batch(files.first_batch, batch.inputs.numpy(), captions)
+
+
+def _predict_held_out(network: Classifier, task: Task, held: Rows, job: Job) -> Float32:
+    if task.features is not None and task.features.tta and head_only(task.recipe):
+        kept = task.features.values[held][:, list(task.features.tta)]
+        return score_features(network, kept, exclusive=task.exclusive)
+    return score_rows(
+        network,
+        task.samples.pixels,
+        held,
+        task.recipe,
+        ids=task.samples.ids,
+        exclusive=task.exclusive,
+        device=job.device,
+    )
+
+
+def _save_predictions(run: Run, job: Job, held: Rows, probs: Float32) -> None:
     table = run.table()
     files = run.member(job.member).fold(job.fold)
-    _save_weights(files, network)
     sheet = Predictions(
         ids=tuple(table.ids[row] for row in held),
         classes=table.classes,
@@ -249,5 +289,19 @@ def _save_fold(
         write_predictions(temporary, {job.member: sheet}, table.targets[held])
 
 
-def _without_none(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
+def _log_epoch(run: Run, job: Job, epoch: Epoch) -> None:
+    """Write the epoch into the run's log: what it took, and what controls it."""
+    watched = run.member(job.member).recipe().watched_metrics
+    values = {"loss": epoch.loss, "lr": epoch.lr, **epoch.notes}
+    values |= {f"val/{name}": epoch.watched[name] for name in watched if name in epoch.watched}
+    # JSON has no NaN: a metric without a value is left out.
+    finite = {name: value for name, value in values.items() if math.isfinite(value)}
+    append_event(
+        run.log,
+        "epoch",
+        member=job.member,
+        fold=job.fold,
+        stage=epoch.stage,
+        epoch=epoch.epoch,
+        **finite,
+    )

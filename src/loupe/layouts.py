@@ -11,7 +11,7 @@ Shapes: N rows, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +47,7 @@ from loupe.labels import (
 )
 from loupe.locating import locate_images
 from loupe.maskfolders import read_masked
+from loupe.masks import join_rle
 from loupe.runlengths import read_run_lengths
 from loupe.sources import read_coco, read_folder
 from loupe.table import Layout, Quarantined, Table, count_classes
@@ -316,9 +317,17 @@ def _collapse(table: Table, any_class: str | None, negative: str | None) -> Tabl
         classes=(any_class,),
         targets=merged[:, None].astype(np.float32),
         exclusive=False,
+        masks=_join_masks(table, kept),
         layout=replace(table.layout, any_class=any_class),
         notes=(*table.notes, f"{any_class!r} stands for any of {shorten(parts)}"),
     )
+
+
+def _join_masks(table: Table, kept: Sequence[int]) -> tuple[tuple[str, ...], ...] | None:
+    """Join the masks of several classes to those of one."""
+    if table.masks is None:
+        return None
+    return tuple((join_rle([texts[at] for at in kept]),) for texts in table.masks)
 
 
 def _summarise(table: Table) -> Table:

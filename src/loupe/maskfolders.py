@@ -1,7 +1,8 @@
 """Mask folders: images with a mask image each, read as presence of one class.
 
 Owns the search for the mask of an image and the question whether it is empty,
-the only pixels that reading a table looks at. It must not resize or encode masks.
+the only pixels that reading a table looks at. It must not resize or encode masks:
+`Table.masks` stays None, as the size of a mask need not be that of its image.
 """
 
 from __future__ import annotations

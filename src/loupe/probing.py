@@ -13,11 +13,13 @@ from typing import Literal
 
 import torch
 
-from loupe.build import Classifier, autocast, build_network
+from loupe.build import autocast, build_network
 from loupe.executors import share_threads
 from loupe.images import InputSpec
 from loupe.inference import arrange_memory
-from loupe.recipe import Engine, FullStage, Recipe
+from loupe.networks import Classifier
+from loupe.recipe import Recipe
+from loupe.settings import Engine, FullStage
 
 _BATCH = 8
 _ROUNDS = range(4)
@@ -86,7 +88,11 @@ def _time_candidates(
     )
     network = build_network(start, spec, 2, weights=None).to(device)
     images = torch.randint(
-        0, 255, (_BATCH, spec.height, spec.width, spec.channels), dtype=torch.uint8, device=device
+        0,
+        255,
+        (_BATCH, spec.network_height, spec.network_width, spec.channels),
+        dtype=torch.uint8,
+        device=device,
     )
     tried = _candidates(recipe.engine)
     before = torch.get_num_threads()

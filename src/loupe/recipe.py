@@ -1,7 +1,7 @@
 """The recipe: the text that fixes how one network is trained.
 
-Owns the recipe's fields, their ranges, YAML reading, `--set key=value` and the
-digest. What changes the numbers is here; what changes only the speed (device,
+Owns the whole of it, YAML reading, `--set key=value` and the digest; its parts are
+in `settings`. What changes the numbers is here; what changes only the speed (device,
 jobs, executor, cache) is an argument of `train`. The one exception is `Engine`:
 a probe fills it once per run, because precision and thread count do change the
 last bits, and a continued run must repeat them.
@@ -19,195 +19,109 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from loupe.augment import Steps
+from loupe.choices import AdamW, AutoLoss, Cosine, Loss, Optimizer, Plateau, Schedule
 from loupe.errors import RecipeError, suggest
-from loupe.tta import ViewName
+from loupe.parts import Count, Part, Share
+from loupe.settings import (
+    Checkpoint,
+    EarlyStop,
+    Engine,
+    FullStage,
+    HeadStage,
+    Input,
+    Mixing,
+    Network,
+    Stage,
+    Start,
+    Tta,
+)
 
-Share = Annotated[float, Field(ge=0, lt=1)]
-Rate = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class _Part(BaseModel):
-    """A frozen part of a recipe; unknown keys are errors."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-def _pair(value: object) -> object:
-    """Let ``size: 224`` mean ``size: [224, 224]``."""
-    return [value, value] if isinstance(value, int) else value
+_MOST_SHOWN = 60  # characters of a wrong value
 
 
-class Network(_Part):
-    """Which network is trained, and from which weights."""
-
-    name: str = "resnet18"
-    """Any timm name, also with a weights tag: `resnet50.a1_in1k`."""
-    pretrained: bool = True
-    """Start from pretrained weights: the local folder first, then timm's hub."""
-    pool: Literal["default", "avg", "max", "avgmax", "catavgmax"] = "default"
-    """How the last feature map becomes one vector, for networks that can choose;
-    `catavgmax` keeps the largest value beside the mean: small defects survive."""
-    dropout: Share = 0.0
-    """Share of pooled features dropped before the last layer while training."""
-    drop_path: Share = 0.0
-    """Stochastic depth rate, for the networks that have it."""
-
-
-class Input(_Part):
-    """How an image becomes the network's input; the whole image is kept."""
-
-    size: Annotated[tuple[Count, Count], BeforeValidator(_pair)] = (224, 224)
-    """Height and width in pixels."""
-    resize: Literal["stretch", "pad"] = "stretch"
-    """`stretch` fills the input; `pad` keeps the aspect ratio."""
-    filter: Literal["auto", "area", "linear", "cubic", "nearest"] = "auto"
-    """Resize filter; `auto` is area when shrinking and cubic when growing."""
-    channels: Literal[1, 3] = 3
-    """1 for grey input (luma), 3 for colour."""
-
-
-class Loss(_Part):
-    """What training minimises."""
-
-    name: Literal["auto", "cross_entropy", "bce"] = "auto"
-    """`auto`: cross-entropy for exclusive classes, else binary cross-entropy."""
-    label_smoothing: Share = 0.0
-    """Share of the target spread over all classes."""
-    class_weights: Literal["none", "balanced"] = "none"
-    """`balanced`: a class counts n / (C x n_class), C being the classes that have rows;
-    for columns on their own a positive counts n_negative / n_positive."""
-
-
-class Optimizer(_Part):
-    """How the weights are moved."""
-
-    name: Literal["adamw"] = "adamw"
-    """AdamW: Adam with decoupled weight decay."""
-    lr: Rate = 1e-3
-    """Peak learning rate; a stage may set its own."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.02
-    """Decoupled decay; biases and normalisation layers are spared."""
-    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
-    """Largest norm of a step's gradient; null for no limit."""
-
-
-class Schedule(_Part):
-    """How the learning rate moves within one stage, step by step."""
-
-    name: Literal["cosine", "constant"] = "cosine"
-    """`cosine` falls from the peak to the floor; `constant` stays after warm-up."""
-    warmup: Share = 0.1
-    """Share of the stage's steps in which the rate rises linearly from 0."""
-    floor: Share = 0.0
-    """Lowest rate as a share of the peak."""
-
-
-class HeadStage(_Part):
-    """Fit the last layer alone, on features of the frozen backbone.
-
-    The features are computed once for all folds. The fit is a ridge-penalised
-    (multinomial) logistic regression on standardised features, solved by L-BFGS
-    to convergence: no learning rate, no epochs.
-    """
-
-    train: Literal["head"] = "head"
-    """`head`: the last layer alone."""
-    views: tuple[ViewName, ...] = ("identity", "hflip")
-    """Views of each training image whose features are fitted."""
-    l2: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
-    """Ridge penalty; `auto` chooses it on inner folds of the training rows."""
-
-
-class FullStage(_Part):
-    """Train all layers for some epochs."""
-
-    train: Literal["all"] = "all"
-    """`all`: every layer."""
-    epochs: Count = 5
-    """Passes over the training rows."""
-    lr: Rate | None = None
-    """Peak learning rate of this stage; null takes the optimizer's."""
-    head_lr_factor: Rate = 1.0
-    """The last layer's rate as a multiple of the stage's."""
-    freeze_norm: bool = False
-    """Keep the BatchNorm statistics of the start weights."""
-
-
-Stage = Annotated[HeadStage | FullStage, Field(discriminator="train")]
-
-
-class EarlyStop(_Part):
-    """Stop a full stage when an inner part of the training rows stops improving.
-
-    The held-out fold is never looked at: the inner part is taken, whole groups
-    at a time, from the rows the member trains on.
-    """
-
-    patience: Count = 3
-    """Epochs without a lower inner loss before the stage ends."""
-    share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
-    """Share of the training rows set aside to watch."""
-
-
-class Engine(_Part):
-    """What the speed probe chose, once per run; `auto` until then."""
-
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`bf16` computes in half precision where torch deems it safe; the last layer
-    and the loss stay in full precision."""
-    channels_last: bool | Literal["auto"] = "auto"
-    """Memory order of images: channels last suits most CPUs and GPUs."""
-    threads: tuple[Count, ...] | Literal["auto"] = "auto"
-    """CPU threads of each fold's job."""
-
-
-class Start(_Part):
-    """Which weights a run started from; filled in once, then checked."""
-
-    architecture: str = ""
-    """timm's name of the network; empty until it is looked up."""
-    kwargs: dict[str, Any] = {}
-    """Arguments of `timm.create_model` that the weights file needs."""
-    file: str = ""
-    """Name of the local weights file; empty for timm's hub or no weights."""
-    digest: str = ""
-    """Digest of that file's bytes."""
-
-
-class Recipe(_Part):
+class Recipe(Part):
     """How one network is trained.
 
     Examples:
-        >>> Recipe(network={"name": "resnet18"}, stages=[{"train": "all", "epochs": 3}]).stages
-        (FullStage(train='all', epochs=3, lr=None, head_lr_factor=1.0, freeze_norm=False),)
+        >>> Recipe(network={"name": "resnet18"}, stages=[{"epochs": 3}]).stages[0].epochs
+        3
     """
 
     seed: Annotated[int, Field(ge=0)] = 0
     """Fixes initial weights, order of rows, augmentation and dropout."""
+    init_from: str | None = None
+    """A finished run to go on from: each fold starts from the weights of the member of
+    the same name (or the only one) that never saw the rows this fold holds out."""
     network: Network = Network()
     input: Input = Input()
     augment: Steps = ()
     """Random transforms of training images, by albumentations' names."""
-    loss: Loss = Loss()
-    optimizer: Optimizer = Optimizer()
-    schedule: Schedule = Schedule()
+    mixing: Mixing = Mixing()
+    sampling: Literal["none", "under", "over", "weighted"] = "none"
+    """Which training rows an epoch takes. `under`: as many of each class as the rarest
+    has, drawn once; `over`: as many as the commonest, rows repeated at random; `weighted`:
+    as many rows as there are, drawn with replacement so that classes are equally likely."""
+    loss: Loss = AutoLoss()
+    optimizer: Optimizer = AdamW()
+    schedule: Schedule = Cosine()
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (FullStage(),)
     """What is trained, in order."""
     batch_size: Count = 32
     """Images in one step."""
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: Share = 0.0
     """Decay per step of the moving average of weights; 0 for none."""
     early_stop: EarlyStop | None = None
-    tta: Annotated[tuple[ViewName, ...], Field(min_length=1)] = ("identity", "hflip")
-    """Views averaged at prediction."""
+    checkpoint: Checkpoint | None = None
+    control_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    """Share of the training rows, whole groups, set aside to watch, if anything (early
+    stop, checkpoint, plateau) needs watching. The held-out fold is never looked at."""
+    control_on: Literal["inner", "heldout"] = "inner"
+    """`heldout` watches the held-out fold itself, as many write-ups do; the run's scores
+    are then optimistic and say so wherever they are shown."""
+    train_metrics: bool = False
+    """Write every metric of the training rows, without augmentation, into the history."""
+    tta: Tta = ("identity", "hflip")
+    """Views averaged at prediction: names, or random draws."""
+    votes: Literal["mean", "sum"] = "mean"
+    """What `predict --format probabilities` writes: the mean over views and crops, or
+    their sum. Scores and stored sheets always hold the mean."""
     engine: Engine = Engine()
     start: Start = Start()
+
+    @property
+    def watched_metrics(self) -> tuple[str, ...]:
+        """Metrics that control something, each once; empty if nothing is watched."""
+        schedules = [stage.schedule for stage in self.stages] + [self.schedule]
+        parts = [self.early_stop, self.checkpoint, *schedules]
+        kinds = (EarlyStop, Checkpoint, Plateau)
+        return tuple(dict.fromkeys(part.metric for part in parts if isinstance(part, kinds)))
+
+    @model_validator(mode="after")
+    def _check_stages(self) -> Recipe:
+        """Refuse stages that cannot follow from this start or fit this head."""
+        if any(isinstance(stage, HeadStage) for stage in self.stages[1:]):
+            raise ValueError(
+                "a stage with 'train: head' comes after another one; it is fitted on features "
+                "of the start weights, so it must be the first"
+            )
+        first = self.stages[0]
+        if not isinstance(first, HeadStage):
+            return self
+        if self.init_from:
+            raise ValueError(
+                "a stage with 'train: head' shares one frozen backbone among folds, but "
+                "'init_from' starts each fold from another one; leave that stage out"
+            )
+        shaped = self.network.head.widths or self.network.head.batch_norm
+        if first.epochs is None and shaped:
+            raise ValueError(
+                "a head with dense layers or BatchNorm cannot be solved; give the stage with "
+                "'train: head' its 'epochs'"
+            )
+        return self
 
     def digest(self) -> str:
         """Return 16 hex digits over every field but `engine` and `start`."""
@@ -241,20 +155,47 @@ def read_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str]
         raise RecipeError(f"{where}: " + "; ".join(_explain(error))) from None
 
 
+def change_recipe(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
+    """Change some fields of a recipe, as `--set` does.
+
+    Fields that were never set stay free: with another kind of optimizer or the like
+    its own defaults hold.
+
+    Args:
+        recipe: As it was read or made; it stays as it is.
+        overrides: See `read_recipe`.
+
+    Raises:
+        RecipeError: a field is unknown or out of range.
+
+    Examples:
+        >>> change_recipe(Recipe(optimizer={"lr": 0.01}), ["optimizer.name=sgd"]).optimizer.lr
+        0.01
+    """
+    return read_recipe(_as_written(recipe), overrides)
+
+
 def write_recipe(recipe: Recipe) -> str:
     """Return a recipe as YAML that `read_recipe` reads back equal."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    values = recipe.model_dump(mode="json")
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 but for `1e-4`, which people mean as a number."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """Puts text that `_Loader` would take for a number in quotes, such as a digest `12e4`."""
+
+
+for _yaml in (_Loader, _Dumper):
+    _yaml.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )
 
 
 def _parse(text: str) -> Any:
@@ -273,9 +214,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-_STAGE_TAGS = {"head", "all"}
-
-
 def _override(values: Mapping[str, Any], override: str) -> dict[str, Any]:
     path, equals, text = override.partition("=")
     if not equals or not path.strip():
@@ -285,8 +223,31 @@ def _override(values: Mapping[str, Any], override: str) -> dict[str, Any]:
         value = _parse(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"--set {override!r}: not readable as YAML: {error}") from None
+    if keys[0] not in values and len(keys) > 1 and keys[1].isdigit():
+        # A place in a list that was not written: that of the default.
+        values = {**values, keys[0]: _as_written(Recipe()).get(keys[0], {})}
     changed: dict[str, Any] = _set(values, keys, value, override)
     return changed
+
+
+def _as_written(part: Part) -> dict[str, Any]:
+    """Spell out the fields that were set, lists of the whole, and what tells a kind."""
+    plain = part.model_dump(mode="json")
+    spelt: dict[str, Any] = {}
+    for name, value in plain.items():
+        inner = getattr(part, name)
+        whole = isinstance(part, Recipe) and isinstance(inner, tuple)
+        if name in part.model_fields_set or whole or name == _kind_key(type(part)):
+            spelt[name] = _spell(inner, value)
+    return spelt
+
+
+def _spell(value: Any, plain: Any) -> Any:
+    if isinstance(value, Part):
+        return _as_written(value)
+    if isinstance(value, tuple):
+        return [_spell(one, simple) for one, simple in zip(value, plain, strict=True)]
+    return plain
 
 
 def _set(node: Any, keys: list[str], value: Any, override: str) -> Any:
@@ -318,26 +279,70 @@ def _below(place: tuple[int | str, ...], other: tuple[int | str, ...]) -> bool:
 
 
 def _explain_one(detail: Any) -> str:
-    path = [str(part) for part in detail["loc"]]
-    # pydantic names the kind of stage in the path; the user did not write it there.
-    where = ".".join(part for part in path if part not in _STAGE_TAGS)
-    if detail["type"] == "extra_forbidden":
-        known = _fields_at(path[:-1])
-        return f"unknown key {where!r}{suggest(path[-1], known)} (known here: {', '.join(known)})"
-    return f"{where} is {detail['input']!r}: {detail['msg']}"
+    place = [str(part) for part in detail["loc"] if part != "[key]"]
+    kind, said = detail["type"], detail["msg"].removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        clean, models = _walk(place[:-1])
+        known = sorted({name for model in models for name in model.model_fields})
+        unknown = ".".join([*clean, place[-1]])
+        return (
+            f"unknown key {unknown!r}{suggest(place[-1], known)} (known here: {', '.join(known)})"
+        )
+    clean, models = _walk(place)
+    where = ".".join(clean)
+    if kind == "union_tag_invalid":
+        known = sorted(tag for model in models if (tag := _tag(model)))
+        found, key = detail["ctx"]["tag"], _kind_key(models[0])
+        near = suggest(found.lower(), known)
+        return f"{where}.{key} is {_show(found)}{near} (known here: {', '.join(known)})"
+    if kind == "missing":
+        return f"{where} is missing"
+    if kind == "value_error":
+        return f"{where}: {said.removeprefix('augmentation: ')}" if where else said
+    return f"{where} is {_show(detail['input'])}: {_expect(detail, models)}"
 
 
-def _fields_at(path: list[str]) -> list[str]:
-    """Name the keys that are known at one place of a recipe."""
+def _expect(detail: Any, models: list[type[BaseModel]]) -> str:
+    """Say what a value must be; pydantic speaks of Python's types."""
+    found, key = detail["input"], _kind_key(models[0]) if models else None
+    if detail["type"] in {"model_type", "dict_type"}:
+        hint = f", such as '{key}: {found}'" if key and isinstance(found, str) else ""
+        return f"must be keys and their values{hint}"
+    if detail["type"] == "tuple_type":
+        return "must be a list"
+    if detail["type"] == "too_short":
+        return f"must have {detail['ctx']['min_length']} entries or more"
+    if detail["type"] == "too_long":
+        return f"must have {detail['ctx']['max_length']} entries or fewer"
+    if detail["type"] == "string_pattern_mismatch":
+        return "must be pixels, or a factor such as 'x2'"
+    return str(detail["msg"]).replace("Input should be", "must be")
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 4]} ..."
+
+
+def _walk(path: list[str]) -> tuple[list[str], list[type[BaseModel]]]:
+    """Follow a finding to its place: the keys as they were written, the parts there.
+
+    pydantic also names the kind of a stage, loss or the like; that is left out. The
+    last key of an unknown one stays, and the parts are those that would hold it.
+    """
     models: list[type[BaseModel]] = [Recipe]
+    clean: list[str] = []
     for part in path:
-        if part.isdigit():
-            continue
-        fields = [m.model_fields[part].annotation for m in models if part in m.model_fields]
-        models = [model for field in fields for model in _models_in(field)] or [
-            m for m in models if _tag(m) == part
-        ]
-    return sorted({name for model in models for name in model.model_fields})
+        kinds = [model for model in models if _tag(model) == part]
+        inner = [m.model_fields[part].annotation for m in models if part in m.model_fields]
+        if part.isdigit() or inner:
+            clean.append(part)
+            models = [m for field in inner for m in _models_in(field)] if inner else models
+        elif kinds:
+            models = kinds
+        elif not part.startswith("form-"):
+            clean.append(part)
+    return clean, models
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -347,5 +352,13 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _tag(model: type[BaseModel]) -> str | None:
-    field = model.model_fields.get("train")
-    return None if field is None else str(field.default)
+    """Return what a kind is called in a recipe; None for a part of one kind."""
+    key = _kind_key(model)
+    return None if key is None else str(model.model_fields[key].default)
+
+
+def _kind_key(model: type[BaseModel]) -> str | None:
+    """Return the key that picks a kind, if a part comes in kinds."""
+    fields = model.model_fields
+    found = (k for k in ("train", "name") if k in fields and fields[k].annotation is not str)
+    return next(found, None)

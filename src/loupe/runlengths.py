@@ -1,7 +1,9 @@
 """Run lengths: tables with a row for each mask, read as presence of classes.
 
-Owns the three layouts whose cells are run-length text. It must not decode
-pixels (that is `masks`): text that is not empty says that the class is there.
+Owns the three layouts whose cells are run-length text. Text that is not empty
+says that the class is there; the text itself is kept with the table. It must not
+decode pixels (that is `masks`), so a mask that reaches beyond its image is found
+by whoever decodes it.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from loupe.errors import MaskError, TableError, shorten
 from loupe.extras import read_folds, read_groups, read_weights, refuse_contradictions
 from loupe.labels import encode_presence
 from loupe.locating import is_image, list_images, locate_images, strip_extension
+from loupe.masks import join_rle
 from loupe.table import Layout, Table
 
 MASK_CLASS = "mask"
@@ -44,10 +47,12 @@ def read_run_lengths(
         aside: Ids in quarantine, which are not clean.
 
     Returns:
-        Images in the order of their first row, then clean ones by name.
+        Images in the order of their first row, then clean ones by name. Several
+        masks of a class on one image are joined to one.
 
     Raises:
-        MaskError: a cell is not run-length text, or a mask has no class.
+        MaskError: a cell is not run-length text, a mask has no class, or one that is
+            to be joined has runs out of order.
         TableError: images cannot be found, or rows of an image contradict.
     """
     pixels = cells.column(layout.label_column[-1])
@@ -63,13 +68,12 @@ def read_run_lengths(
     _refuse_unfolded(cells, clean)
     ids = [*first, *clean]
     position = {key: row for row, key in enumerate(ids)}
-    pairs = [
-        (position[key], text)
-        for key, text, there in zip(keys, texts, present, strict=True)
-        if there
-    ]
+    there = [at for at, found in enumerate(present) if found]
+    pairs = [(position[keys[at]], texts[at]) for at in there]
     labels = encode_presence(len(ids), pairs, {text for text in texts if text}, names)
     refuse_contradictions(cells, keys, first)
+    order = {text: at for at, text in enumerate(labels.written or labels.classes)}
+    slots = [(row, order[text]) for row, text in pairs]
     rows = list(first.values())
     return Table(
         ids=tuple(ids),
@@ -81,6 +85,7 @@ def read_run_lengths(
         groups=read_groups(cells, rows),
         weights=read_weights(cells, rows),
         folds=read_folds(cells, rows),
+        masks=_arrange_masks(slots, [pixels[at] for at in there], ids, len(labels.classes)),
         notes=(*_note_rle(cells, len(first), clean, folder), *labels.notes, *located.notes),
     )
 
@@ -119,6 +124,22 @@ def _read_row_classes(cells: Cells, layout: Layout, present: Sequence[bool]) -> 
             f"{layout.label_column[0]!r}, on {cells.spell_lines(bad)}."
         )
     return texts
+
+
+def _arrange_masks(
+    slots: Sequence[tuple[int, int]], texts: Sequence[str], ids: Sequence[str], width: int
+) -> tuple[tuple[str, ...], ...]:
+    """Put each text into its row and column; "" where there is none."""
+    found: dict[tuple[int, int], list[str]] = {}
+    for slot, text in zip(slots, texts, strict=True):
+        found.setdefault(slot, []).append(text)
+    sheet = [[""] * width for _ in ids]
+    for (row, column), parts in found.items():
+        try:
+            sheet[row][column] = join_rle(parts)
+        except MaskError as error:
+            raise MaskError(f"the masks of image {ids[row]!r} cannot be joined: {error}") from None
+    return tuple(tuple(row) for row in sheet)
 
 
 def _find_clean(

@@ -3,8 +3,9 @@
     RUN/ manifest.json table.parquet versions.json log.jsonl
          oof.parquet scores.json instructions.txt
          <member>/ recipe.yaml input.json features.npy
-                   fold-0/ last.safetensors state.pt history.csv
+                   fold-0/ last.safetensors state.pt history.csv first_batch.png
                            predictions.parquet done.json
+                   all/    the same without predictions, in a refit run
 
 No other module builds a path inside a run. It must not train or score.
 """
@@ -31,6 +32,8 @@ from loupe.recipe import Recipe, read_recipe, write_recipe
 from loupe.table import Table, read_snapshot, write_snapshot
 
 SCHEMA = 1
+REFIT = -1
+"""Number of the one fold of a refit run: trained on all rows, nothing held out."""
 _LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "torch", "timm", "torchvision")
 
 
@@ -61,6 +64,11 @@ class Fold:
         return self.folder / "predictions.parquet"
 
     @property
+    def first_batch(self) -> Path:
+        """Picture of the first batch of images, as the network saw them."""
+        return self.folder / "first_batch.png"
+
+    @property
     def done_mark(self) -> Path:
         """Written last; its presence means that the job is complete."""
         return self.folder / "done.json"
@@ -85,7 +93,7 @@ class Member:
 
     def fold(self, number: int) -> Fold:
         """Return the files of one fold."""
-        return Fold(self.folder / f"fold-{number}")
+        return Fold(self.folder / ("all" if number == REFIT else f"fold-{number}"))
 
     @property
     def prepared(self) -> bool:
@@ -131,6 +139,11 @@ class Run:
         return self.folder / "log.jsonl"
 
     @property
+    def refit(self) -> bool:
+        """True if the run was trained on all rows and has no out-of-fold sheet."""
+        return self.folds == (REFIT,)
+
+    @property
     def oof_file(self) -> Path:
         """Out-of-fold probabilities of every member."""
         return self.folder / "oof.parquet"
@@ -139,6 +152,11 @@ class Run:
     def scores_file(self) -> Path:
         """Every metric with its interval."""
         return self.folder / "scores.json"
+
+    @property
+    def rule_file(self) -> Path:
+        """How probabilities become decisions, if that was fitted."""
+        return self.folder / "rule.json"
 
     @property
     def instructions_file(self) -> Path:
@@ -166,8 +184,13 @@ class Run:
         """Read the out-of-fold sheet of every member.
 
         Raises:
-            RunError: training has not finished.
+            RunError: training has not finished, or nothing was held out.
         """
+        if self.refit:
+            raise RunError(
+                f"{self.folder} was trained on all rows, so it has no out-of-fold predictions; "
+                f"they are in {self.manifest()['refit_of']}."
+            )
         if not self.oof_file.is_file():
             raise RunError(
                 f"{self.folder} has no out-of-fold predictions yet: training has not finished. "
@@ -177,7 +200,12 @@ class Run:
 
 
 def create_run(
-    folder: Path, table: Table, recipes: Mapping[str, Recipe], stamps: Sequence[str] = ()
+    folder: Path,
+    table: Table,
+    recipes: Mapping[str, Recipe],
+    stamps: Sequence[str] = (),
+    *,
+    refit_of: Path | None = None,
 ) -> Run:
     """Make a run folder, or open it if the same table and recipes made it.
 
@@ -186,13 +214,13 @@ def create_run(
         table: With folds.
         recipes: Member name to recipe, before the probe.
         stamps: What must be said wherever a score of this run is shown.
+        refit_of: The cross-validated run that this one, trained on all rows, follows.
 
     Raises:
         RunError: the folder holds something else.
     """
-    folds = (
-        tuple(sorted({int(k) for k in table.folds if k >= 0})) if table.folds is not None else ()
-    )
+    held = () if table.folds is None else {int(k) for k in table.folds if k >= 0}
+    folds = tuple(sorted(held)) if refit_of is None else (REFIT,)
     wanted = {
         "kind": "run",
         "schema": SCHEMA,
@@ -202,6 +230,7 @@ def create_run(
         "recipes": {name: recipe.digest() for name, recipe in recipes.items()},
         "folds": folds,
         "stamps": list(stamps),
+        "refit_of": None if refit_of is None else str(refit_of.absolute()),
     }
     run = Run(folder, tuple(recipes), folds)
     if (folder / "manifest.json").is_file():
@@ -296,7 +325,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-_IDENTITY = ("table", "images", "recipes", "weights", "folds", "stamps")
+_IDENTITY = ("table", "images", "recipes", "weights", "folds", "stamps", "refit_of")
 
 
 def _check_same(folder: Path, wanted: Mapping[str, Any]) -> None:

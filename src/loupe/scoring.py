@@ -61,6 +61,28 @@ def finish_run(run: Run, table: Table, seconds: float) -> None:
     )
 
 
+def finish_refit(run: Run, table: Table, source: Run, seconds: float) -> None:
+    """Give a run that was trained on all rows the scores and the rule of its source.
+
+    Nothing was held out, so nothing can be measured: what is known of it is what
+    cross-validation measured of the same recipes on parts of the rows.
+
+    Args:
+        run: Trained on all rows.
+        table: What it was trained on.
+        source: The cross-validated run.
+        seconds: How long training took.
+    """
+    if source.rule_file.is_file():
+        write_text(run.rule_file, source.rule_file.read_text(encoding="utf-8"))
+    write_text(run.instructions_file, write_instructions(run, table))
+    append_event(run.log, "finish", seconds=round(seconds, 1))
+    found = json.loads(source.scores_file.read_text(encoding="utf-8"))
+    inherited = {key: found[key] for key in ("folds", "scores")}
+    stamps = run.manifest()["stamps"]
+    write_json(run.scores_file, {"stamps": stamps, "seconds": round(seconds, 1), **inherited})
+
+
 def _join_folds(run: Run, table: Table, name: str, rows: NDArray[np.intp]) -> Predictions:
     folds = _folds(table)
     at = {key: row for row, key in enumerate(table.ids)}
@@ -130,8 +152,8 @@ def write_instructions(run: Run, table: Table) -> str:
         f"as probabilities:     loupe predict {run.folder} IMAGES --out probabilities.csv "
         "--format probabilities\n"
         + (f"in the table's form:  {submission}\n" if own_form else "")
-        + f"out-of-fold sheet:    {run.oof_file}\n"
-        f"scores:               {run.scores_file}\n"
+        + ("" if run.refit else f"out-of-fold sheet:    {run.oof_file}\n")
+        + f"scores:               {run.scores_file}\n"
     )
 
 

@@ -89,6 +89,8 @@ def read_coco(
 ) -> Table:
     """Read a COCO file: a class is present where an annotation says so.
 
+    Polygons and counts are not turned into masks: `Table.masks` stays None.
+
     Args:
         path: JSON with ``images``, ``categories`` and ``annotations``; without
             annotations the table has no labels.

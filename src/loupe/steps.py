@@ -1,7 +1,8 @@
-"""What all augmentation steps share: a probability, and how a range is read.
+"""What all augmentation steps share: a probability, and how they are written.
 
-Owns the two base classes and the kinds of ranges. The steps themselves are in
-`geometric_steps` and `colour_steps`. It must not touch pixels.
+Owns the base classes, the forms a step is written in, and the kinds of ranges. The
+steps themselves are in `geometric_steps`, `colour_steps` and `erasing`. It must not
+touch pixels.
 
 A range is written ``[low, high]``. A number v alone is read as albumentations reads
 it: it stands for (-v, v) where 0 means no change, for (1 - v, 1 + v) where 1 does,
@@ -11,8 +12,8 @@ for one fixed value, or would have to guess, a number alone is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import (
@@ -21,10 +22,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationError,
     WithJsonSchema,
 )
 
 from loupe.colour import Look
+from loupe.errors import shorten, suggest
 from loupe.geometry import Geometry, Size
 
 Pair = tuple[float, float]
@@ -57,6 +60,66 @@ class ColourStep(Step):
     def choose(self, size: Size, rng: np.random.Generator, /) -> tuple[Look, ...]:
         """Draw what is done to an output of this size."""
         raise NotImplementedError
+
+
+def name_step(item: object) -> tuple[str, dict[str, Any]] | None:
+    """Part the name of a step from its parameters.
+
+    Args:
+        item: ``Name``, ``{Name: parameters}`` or ``{name: Name, ...}``.
+
+    Returns:
+        The name and the parameters, or None if it has none of these forms.
+    """
+    if isinstance(item, str):
+        return item, {}
+    if not isinstance(item, Mapping) or not all(isinstance(key, str) for key in item):
+        return None
+    if isinstance(item.get("name"), str):
+        return item["name"], dict(item)
+    if len(item) != 1:
+        return None
+    name, parameters = next(iter(item.items()))
+    # YAML reads `- HorizontalFlip:` as a mapping to nothing.
+    parameters = {} if parameters is None else parameters
+    return (name, dict(parameters)) if isinstance(parameters, Mapping) else None
+
+
+def explain_errors(error: ValidationError, kind: type[Step]) -> list[str]:
+    """Say in one line each what a step's parameters got wrong.
+
+    Args:
+        error: What pydantic found.
+        kind: The step.
+    """
+    known = set(kind.model_fields) - {"name"}
+    lines: dict[str, str] = {}
+    for finding in error.errors(include_url=False):
+        where = str(finding["loc"][0]) if finding["loc"] else ""
+        text = finding["msg"].removeprefix("Value error, ")
+        text = text[0].lower() + text[1:]
+        if finding["type"] == "extra_forbidden":
+            hint = suggest(where, known) or f"; expected one of {shorten(sorted(known))}"
+            lines[where] = f"{where!r}: not a parameter{hint}"
+        elif finding["type"] == "missing":
+            lines[where] = f"{where}: not given, but needed"
+        elif where in lines:
+            # Several forms are accepted and none fits; they belong together.
+            lines[where] += f" or {text}"
+        else:
+            lines[where] = f"{where}: found {finding['input']!r}; {text}" if where else text
+    return list(lines.values())
+
+
+def describe_step(step: Step) -> str:
+    """Describe a step in a few words: what is set, and its probability.
+
+    Args:
+        step: As it was read.
+    """
+    given = step.model_dump(mode="json", exclude_defaults=True, exclude={"name", "p"})
+    parameters = [f"{key}={_show(value)}" for key, value in given.items()]
+    return f"{step.name}({', '.join([*parameters, f'p={step.p:g}'])})"
 
 
 def draw_uniform(limits: Pair, rng: np.random.Generator) -> float:
@@ -95,6 +158,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _show(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(_show(part) for part in value)}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _show_pair(kind: str, *, or_number: bool = True) -> WithJsonSchema:
     """Describe a range to editors that read the JSON schema."""
     pair = {"type": "array", "items": {"type": kind}, "minItems": 2, "maxItems": 2}
@@ -127,6 +196,10 @@ Kernel = Annotated[
     AfterValidator(_has_odd),
 ]
 """Sides of a kernel in pixels; only odd ones are drawn; v stands for (3, v)."""
+Count = Annotated[
+    tuple[int, int], _read_range(lambda v: (1, v)), _show_pair("integer"), within(1, 1000)
+]
+"""A number of things; v stands for (1, v)."""
 Grid = Annotated[
     tuple[Annotated[int, Field(ge=1, le=64)], Annotated[int, Field(ge=1, le=64)]],
     BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),

@@ -87,6 +87,9 @@ class Table:
         groups: (N,) rows with equal text must not be parted by a split.
         weights: (N,) float32 > 0, the weight of a row in the loss.
         folds: (N,) int16; k = held out together, `ALWAYS_TRAINED`, `HOLDOUT`.
+        masks: (N, C) run-length text, see `loupe.masks`, of the image as it is shown
+            (after its EXIF turn); "" for no mask. None where the table brings none:
+            tables of run lengths do, mask images and COCO files do not yet.
         quarantined: Rows set aside by `check --quarantine`.
         origin: How these targets came to be; part of the digest.
         notes: What the reader saw and did, for the screen.
@@ -104,6 +107,7 @@ class Table:
     groups: tuple[str, ...] | None = None
     weights: Float32 | None = None
     folds: Int16 | None = None
+    masks: tuple[tuple[str, ...], ...] | None = None
     quarantined: tuple[Quarantined, ...] = ()
     origin: str = "given"
     notes: tuple[str, ...] = ()
@@ -136,6 +140,7 @@ class Table:
             groups=None if self.groups is None else tuple(self.groups[i] for i in index),
             weights=None if self.weights is None else self.weights[index],
             folds=None if self.folds is None else self.folds[index],
+            masks=None if self.masks is None else tuple(self.masks[i] for i in index),
         )
 
     def digest(self) -> str:
@@ -149,6 +154,9 @@ class Table:
         hasher.update(json.dumps([[q.id, q.reason] for q in self.quarantined]).encode())
         for array in (self.targets, self.weights, self.folds):
             hasher.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+        # Row by row: all masks together can be hundreds of megabytes.
+        for texts in self.masks or ():
+            hasher.update(json.dumps(texts).encode())
         return hasher.hexdigest()
 
 
@@ -174,6 +182,8 @@ def write_snapshot(table: Table, path: Path) -> None:
     columns |= {name: values for name, values in extras.items() if values is not None}
     for number, name in enumerate(table.classes):
         columns[f"target:{name}"] = table.targets[:, number]
+        if table.masks is not None:
+            columns[f"mask:{name}"] = [texts[number] for texts in table.masks]
     layout = {slot: getattr(table.layout, slot) for slot in Layout.__slots__}
     meta = {
         "schema": SCHEMA,
@@ -207,6 +217,7 @@ def read_snapshot(path: Path) -> Table:
     classes = tuple(meta["classes"])
     names = set(sheet.column_names)
     targets = [sheet[f"target:{name}"].to_numpy() for name in classes]
+    masks = [sheet[f"mask:{name}"].to_pylist() for name in classes if f"mask:{name}" in names]
     layout: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in meta["layout"].items()
@@ -221,6 +232,7 @@ def read_snapshot(path: Path) -> Table:
         groups=tuple(sheet["group"].to_pylist()) if "group" in names else None,
         weights=sheet["weight"].to_numpy().astype(np.float32) if "weight" in names else None,
         folds=sheet["fold"].to_numpy().astype(np.int16) if "fold" in names else None,
+        masks=tuple(zip(*masks, strict=True)) if masks else None,
         quarantined=tuple(Quarantined(id=i, reason=r) for i, r in meta["quarantined"]),
         origin=meta["origin"],
         notes=tuple(meta["notes"]),
@@ -235,6 +247,7 @@ def _check_lengths(table: Table) -> None:
         "groups": None if table.groups is None else len(table.groups),
         "weights": None if table.weights is None else len(table.weights),
         "folds": None if table.folds is None else len(table.folds),
+        "masks": None if table.masks is None else len(table.masks),
     }
     wrong = [f"{name} has {size}" for name, size in found.items() if size not in (None, n)]
     if wrong:
@@ -243,6 +256,12 @@ def _check_lengths(table: Table) -> None:
         raise TableError(
             f"targets have shape {table.targets.shape}; expected "
             f"({n}, {len(table.classes)}): a row a sample, a column a class."
+        )
+    widths = {len(texts) for texts in table.masks or ()}
+    if widths - {len(table.classes)}:
+        raise TableError(
+            f"rows of masks have {shorten(sorted(widths))} text(s); expected "
+            f"{len(table.classes)}, one a class."
         )
 
 

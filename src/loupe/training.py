@@ -10,29 +10,34 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from loupe.build import build_network, find_start, knows_network, resolve_input
-from loupe.caching import DEFAULT_LIMIT_BYTES, open_pixels, read_pixels
+from loupe.augment import check_mask_dropout, drops_masks
+from loupe.build import find_start, knows_network
+from loupe.caching import DEFAULT_LIMIT_BYTES
 from loupe.defaults import choose_recipe
-from loupe.errors import RecipeError, TableError
+from loupe.errors import RecipeError, RunError, TableError
 from loupe.executors import Executor, count_cores, map_jobs
-from loupe.files import replacing
+from loupe.features import head_only
 from loupe.following import following
-from loupe.inference import choose_device, compute_features
-from loupe.jobs import Job, feature_views, head_only, run_job
+from loupe.inference import choose_device
+from loupe.jobs import Job, run_job
 from loupe.layouts import read_table
-from loupe.probing import Timing, choose_engine
+from loupe.losses import build_loss, weigh_classes
+from loupe.preparation import choose_engines, decode_images, prepare_features, prepare_inputs
 from loupe.progress import Reporter, Silent
-from loupe.recipe import Engine, FullStage, HeadStage, Recipe, read_recipe
-from loupe.runs import Run, append_event, create_run, digest_sizes
-from loupe.scoring import finish_run
+from loupe.recipe import Recipe, change_recipe, read_recipe
+from loupe.runs import Run, append_event, create_run, digest_sizes, open_run
+from loupe.scoring import finish_refit, finish_run
+from loupe.settings import Start
 from loupe.splitting import check_folds, split
-from loupe.table import Table
+from loupe.starts import digest_start
+from loupe.table import ALWAYS_TRAINED, HOLDOUT, Table
+from loupe.watching import check_metric
 from loupe.weights import weights_folder
 
 
@@ -47,6 +52,7 @@ def train(
     folds: int = 5,
     group: str = "auto",
     allow_leak: bool = False,
+    refit: str | Path | None = None,
     weights: str | Path | None = None,
     device: str = "auto",
     executor: Executor = "processes",
@@ -72,6 +78,9 @@ def train(
         folds: Folds made if the table has none.
         group: How they are grouped; see `split`.
         allow_leak: Go on with `group="none"`, and stamp every score.
+        refit: A finished cross-validated run. Its recipes (if none are given) are
+            trained on all rows but its hold-out; nothing is held out, so scores and
+            rule are those of that run.
         weights: Local folder of pretrained weights; None takes `$LOUPE_WEIGHTS`.
         device: `auto` or a torch device.
         executor: How jobs are run; it does not change results.
@@ -103,30 +112,73 @@ def train(
     # What is quick to refuse comes before what takes long.
     device = choose_device(device)
     folder = weights_folder(weights)
+    source = _open_source(refit)
+    if source is not None and not recipes:
+        recipes = {member: _own_recipe(source, member) for member in source.members}
     members = _read_members(recipes, overrides, table, folder, device, reporter)
-    members = {
-        key: recipe.model_copy(update={"start": find_start(recipe, folder)})
-        for key, recipe in members.items()
-    }
-    _check_stages(members)
-    table = _with_folds(table, folds, group, allow_leak, reporter)
-    stamps = _stamps(table)
-    run = create_run(
-        Path(out) if out else _default_out(name, table, members), table, members, stamps
-    )
+    members = {key: _fill_start(key, recipe, folder, reporter) for key, recipe in members.items()}
+    _check_members(members, table)
+    if source is not None:
+        table = _join_rows(table, source)
+    else:
+        table = _with_folds(table, folds, group, allow_leak, reporter)
+    stamps = (*_stamps(table), *_stamp_control(members), *_stamp_refit(source))
+    where = Path(out) if out else _default_out(name, table, members, source)
+    refit_of = None if source is None else source.folder
+    run = create_run(where, table, members, stamps, refit_of=refit_of)
     reporter.note(f"run folder: {run.folder}")
     if run.finished:
         reporter.note("this run is finished already; nothing to do.")
         return run
     started = time.perf_counter()
     append_event(run.log, "start", device=device, rows=len(table))
-    _prepare_inputs(run, members, len(table.classes), folder)
-    _decode(run, table, cache_bytes, reporter)
-    _choose_engines(run, device, reporter)
-    _prepare_features(run, table, folder, device, cache_bytes, reporter)
+    prepare_inputs(run, table, members, folder, cache_bytes, reporter)
+    decode_images(run, table, cache_bytes, reporter)
+    choose_engines(run, device, reporter)
+    prepare_features(run, table, folder, device, cache_bytes, reporter)
     _run_jobs(run, _list_jobs(run, folder, device, cache_bytes), executor, jobs, reporter)
-    finish_run(run, table, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    if source is None:
+        finish_run(run, table, seconds)
+    else:
+        finish_refit(run, table, source, seconds)
     return run
+
+
+def _open_source(refit: str | Path | None) -> Run | None:
+    """Open the cross-validated run that a refit follows."""
+    if refit is None:
+        return None
+    source = open_run(refit)
+    if source.refit or not source.finished:
+        why = "is itself a refit" if source.refit else "is not finished"
+        raise RunError(f"--refit: {refit} {why}; expected a finished cross-validated run.")
+    return source
+
+
+def _own_recipe(source: Run, member: str) -> Recipe:
+    """Take over a member's recipe; how its folds shared the cores does not matter here."""
+    recipe = source.member(member).recipe()
+    engine = recipe.engine.model_copy(update={"threads": "auto"})
+    return recipe.model_copy(update={"engine": engine})
+
+
+def _join_rows(table: Table, source: Run) -> Table:
+    """Give all rows to training, but the hold-out of the cross-validated run."""
+    before = source.table()
+    if before.classes != table.classes or before.exclusive != table.exclusive:
+        raise RunError(
+            f"--refit: {source.folder} has the classes {', '.join(before.classes)}; the table has "
+            f"{', '.join(table.classes)}. Expected the same, in the same order."
+        )
+    folds = np.zeros(len(before), np.int16) if before.folds is None else before.folds
+    kept = {name for name, fold in zip(before.ids, folds, strict=True) if fold == HOLDOUT}
+    mine = np.zeros(len(table), np.int16) if table.folds is None else table.folds
+    joined = [
+        HOLDOUT if name in kept or fold == HOLDOUT else ALWAYS_TRAINED
+        for name, fold in zip(table.ids, mine, strict=True)
+    ]
+    return replace(table, folds=np.array(joined, np.int16))
 
 
 def _with_folds(
@@ -147,6 +199,58 @@ def _with_folds(
 
 def _stamps(table: Table) -> tuple[str, ...]:
     return tuple(note for note in table.notes if note.startswith("LEAK"))
+
+
+def _stamp_control(members: Mapping[str, Recipe]) -> tuple[str, ...]:
+    """Say that scores flatter where the held-out fold chose the weights."""
+    peeked = [
+        name
+        for name, recipe in members.items()
+        if recipe.control_on == "heldout" and recipe.watched_metrics
+    ]
+    if not peeked:
+        return ()
+    said = (
+        f"OPTIMISTIC: the held-out fold chose the epoch or the rate of {', '.join(peeked)} "
+        "(control_on: heldout); expect less on new images"
+    )
+    return (said,)
+
+
+def _stamp_refit(source: Run | None) -> tuple[str, ...]:
+    if source is None:
+        return ()
+    inherited: list[str] = source.manifest()["stamps"]
+    said = (
+        f"REFIT: trained on all rows, nothing held out; scores are those of {source.folder}, "
+        "measured by cross-validation"
+    )
+    return (*inherited, said)
+
+
+def _fill_start(name: str, recipe: Recipe, weights: Path | None, reporter: Reporter) -> Recipe:
+    """Look up once what a recipe starts from."""
+    start, asked = find_start(recipe, weights), recipe.network.name
+    if start.architecture.partition(".")[0] != asked.partition(".")[0]:
+        reporter.note(f"{name}: {asked} is timm's {start.architecture}")
+    if recipe.init_from is not None:
+        digest = digest_start(recipe.init_from, name)
+        start = start.model_copy(update={"file": "", "digest": digest})
+    return recipe.model_copy(update={"start": start})
+
+
+def _check_members(members: Mapping[str, Recipe], table: Table) -> None:
+    """Refuse what does not fit the table: metrics, losses, steps."""
+    for recipe in members.values():
+        for metric in recipe.watched_metrics:
+            check_metric(metric, table.classes, exclusive=table.exclusive, where="a watched metric")
+        stages = [stage.loss for stage in recipe.stages if stage.loss is not None]
+        targets = torch.from_numpy(table.targets)
+        for loss in (recipe.loss, *stages):
+            weights = weigh_classes(loss, targets, table.classes, exclusive=table.exclusive)
+            build_loss(loss, exclusive=table.exclusive, class_weights=weights)
+        if drops_masks(recipe.augment):
+            check_mask_dropout(table)
 
 
 def _read_members(
@@ -170,118 +274,22 @@ def _read_members(
         named = {choice.member: choice.recipe}
     # A resolved recipe of another run may be given: where it started is looked up anew.
     return {
-        key: read_recipe(recipe.model_dump(mode="json", exclude={"start"}), overrides)
+        key: change_recipe(recipe.model_copy(update={"start": Start()}), overrides)
         for key, recipe in named.items()
     }
 
 
-def _default_out(name: str, table: Table, members: Mapping[str, Recipe]) -> Path:
+def _default_out(
+    name: str, table: Table, members: Mapping[str, Recipe], source: Run | None
+) -> Path:
     parts = [table.digest(), digest_sizes(table.images)]
     parts += [f"{key}{recipe.digest()}{recipe.start.digest}" for key, recipe in members.items()]
-    return Path("runs") / f"{name}-{_short_digest(parts)}"
+    kind = "" if source is None else "refit-"
+    return Path("runs") / f"{name}-{kind}{_short_digest(parts)}"
 
 
 def _short_digest(parts: Sequence[str]) -> str:
     return hashlib.blake2b("/".join(parts).encode(), digest_size=4).hexdigest()
-
-
-def _check_stages(recipes: Mapping[str, Recipe]) -> None:
-    late = [n for n, r in recipes.items() if any(isinstance(s, HeadStage) for s in r.stages[1:])]
-    if late:
-        raise RecipeError(
-            f"{', '.join(late)}: a stage with 'train: head' comes after another one. It is fitted "
-            "on features of the start weights, so it must be the first."
-        )
-
-
-def _prepare_inputs(
-    run: Run, recipes: Mapping[str, Recipe], classes: int, weights: Path | None
-) -> None:
-    """Fix each member's start weights and input, once; what is missing is said here."""
-    for name in run.members:
-        member = run.member(name)
-        if member.prepared:
-            continue
-        recipe = recipes[name]
-        spec = resolve_input(recipe, weights)
-        # Built once here, so that missing weights stop us before any long work.
-        build_network(recipe, spec, classes, weights=weights)
-        member.write_recipe(recipe)
-        member.write_input(spec)
-
-
-def _choose_engines(run: Run, device: str, reporter: Reporter) -> None:
-    """Let the probe fill each member's engine, once."""
-    jobs = len(run.members) * len(run.folds)
-    for place, name in enumerate(run.members):
-        member = run.member(name)
-        recipe = member.recipe()
-        if recipe.start.file:
-            reporter.note(f"{name}: starts from {recipe.start.file}")
-        if "auto" not in recipe.engine.model_dump().values():
-            _own_threads(recipe.engine, place, run)
-            continue
-        engine, timings = choose_engine(
-            recipe, member.input_spec(), device=device, jobs=jobs, cores=count_cores()
-        )
-        engine = engine.model_copy(update={"threads": _own_threads(engine, place, run)})
-        member.write_recipe(recipe.model_copy(update={"engine": engine}))
-        append_event(run.log, "probe", member=name, timings=[asdict(t) for t in timings])
-        layout = ", channels-last" if engine.channels_last else ""
-        reporter.note(f"{name}: {engine.precision}{layout}{_describe_timings(timings)}")
-
-
-def _own_threads(engine: Engine, place: int, run: Run) -> tuple[int, ...]:
-    """Of the threads of all jobs, those of one member; a recipe may name its own."""
-    folds = len(run.folds)
-    threads = engine.threads if engine.threads != "auto" else ()
-    own = threads if len(threads) == folds else threads[place * folds :][:folds]
-    if len(own) != folds:
-        raise RecipeError(
-            f"engine.threads has {len(threads)} entries; expected one for each of {folds} folds."
-        )
-    return own
-
-
-def _describe_timings(timings: Sequence[Timing]) -> str:
-    tried = [
-        f"{t.precision}{' channels-last' if t.channels_last else ''} {t.images_per_s:.0f}"
-        for t in timings
-    ]
-    return f" (probed, images/s: {', '.join(tried)})" if tried else ""
-
-
-def _decode(run: Run, table: Table, cache_bytes: int, reporter: Reporter) -> None:
-    specs = {run.member(name).input_spec() for name in run.members}
-    for spec in {spec.digest(): spec for spec in specs}.values():
-        reporter.begin(f"decode to {spec.height}x{spec.width}", len(table))
-        pixels = open_pixels(table.images, spec, limit_bytes=cache_bytes, progress=reporter.advance)
-        reporter.end("cached" if pixels.cache is not None else "no room for a cache")
-
-
-def _prepare_features(
-    run: Run, table: Table, weights: Path | None, device: str, cache_bytes: int, reporter: Reporter
-) -> None:
-    """Compute the frozen backbone's features once for all folds."""
-    for name in run.members:
-        member = run.member(name)
-        recipe = member.recipe()
-        if member.features.is_file() or not isinstance(recipe.stages[0], HeadStage):
-            continue
-        spec = member.input_spec()
-        network = build_network(recipe, spec, len(table.classes), weights=weights)
-        pixels = read_pixels(table.images, spec, limit_bytes=cache_bytes)
-        reporter.begin(f"{name}: features", len(table))
-        begin = time.perf_counter()
-        features = compute_features(
-            network, pixels, recipe, views=feature_views(recipe), device=device, reporter=reporter
-        )
-        with replacing(member.features) as temporary, temporary.open("wb") as stream:
-            np.save(stream, features)
-        seconds = time.perf_counter() - begin
-        rate = features.shape[0] * features.shape[1] / seconds
-        append_event(run.log, "features", member=name, seconds=round(seconds, 2))
-        reporter.end(f"{features.shape[1]} views, {rate:.0f} images/s, shared by all folds")
 
 
 def _list_jobs(run: Run, weights: Path | None, device: str, cache_bytes: int) -> list[Job]:
@@ -308,7 +316,8 @@ def _run_jobs(
 ) -> None:
     on_cpu = bool(todo) and todo[0].device == "cpu"
     workers = jobs or (count_cores() if on_cpu else 1)
-    quick = all(head_only(run.member(name).recipe()) for name in run.members)
+    recipes = [run.member(name).recipe() for name in run.members]
+    quick = all(head_only(recipe) for recipe in recipes)
     # Fitting heads takes seconds; starting processes would take longer.
     chosen: Executor = "serial" if quick and executor == "processes" else executor
     epochs = sum(_count_epochs(run.member(job.member).recipe()) for job in todo)
@@ -324,4 +333,5 @@ def _run_jobs(
 
 
 def _count_epochs(recipe: Recipe) -> int:
-    return sum(stage.epochs if isinstance(stage, FullStage) else 1 for stage in recipe.stages)
+    # A head that is solved counts as one.
+    return sum(stage.epochs or 1 for stage in recipe.stages)

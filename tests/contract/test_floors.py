@@ -26,7 +26,7 @@ FRONT = "__init__"
 MAP: dict[str, list[set[str]]] = {
     "shapes and small tools": [
         {"errors", "files", "progress"},
-        {"executors", "table", "tta"},
+        {"executors", "masks", "table", "tta"},
     ],
     "images": [
         {"decoding", "images"},
@@ -44,7 +44,7 @@ MAP: dict[str, list[set[str]]] = {
     "random transforms": [
         {"colour", "geometry"},
         {"steps"},
-        {"colour_steps", "geometric_steps"},
+        {"colour_steps", "erasing", "geometric_steps"},
         {"augment"},
     ],
     "numbers": [
@@ -59,19 +59,25 @@ MAP: dict[str, list[set[str]]] = {
         {"splitting"},
     ],
     "training": [
-        {"data", "following", "recipe", "weights"},
-        {"build", "defaults", "losses", "runs"},
-        {"heads", "inference", "scoring"},
+        {"aliases", "averaging", "following", "parts", "pictures", "watching", "weights"},
+        {"choices"},
+        {"settings"},
+        {"losses", "mixing", "networks", "recipe", "sampling", "schedules", "views"},
+        {"build", "data", "defaults", "runs"},
+        {"control", "heads", "inference", "optimizers", "scoring", "starts"},
+        {"evaluation", "features", "probing"},
+        {"tasks"},
         {"fitting"},
-        {"jobs", "probing"},
+        {"jobs"},
+        {"preparation"},
         {"training"},
     ],
     "the surface": [
         {"tiles"},
         {"photographs"},
-        {"samples"},
+        {"samples", "scenes"},
         {"testing"},
-        {"demonstration", "terminal"},
+        {"demonstration", "systems", "terminal"},
         {FRONT},
         {"cli"},
     ],
@@ -84,26 +90,30 @@ GROUND = "shapes and small tools"
 LIBRARIES: dict[str, set[str]] = {
     "click": {"cli"},
     "cv2": {
-        "colour", "copies", "geometric_steps", "geometry", "images",
-        "photographs", "samples", "tiles",
+        "colour", "copies", "erasing", "geometric_steps", "geometry", "images",
+        "photographs", "samples", "scenes", "tiles",
     },
     "huggingface_hub": {"build"},
     "numpy": set(),  # anywhere
-    "PIL": {"decoding", "maskfolders"},
+    "PIL": {"decoding", "maskfolders", "pictures"},
     "platformdirs": {"caching"},
     "pyarrow": {"cells", "predictions", "table"},
-    "pydantic": {"augment", "colour_steps", "geometric_steps", "recipe", "steps"},
+    "pydantic": {
+        "augment", "choices", "colour_steps", "erasing", "geometric_steps", "parts", "recipe",
+        "settings", "steps",
+    },
     "rich": {"terminal"},
     "safetensors": {"inference", "jobs"},
-    "timm": {"build"},
+    "timm": {"build", "optimizers"},
     "torch": {
-        "build", "data", "fitting", "heads", "inference", "jobs", "losses", "probing", "training",
+        "averaging", "build", "control", "data", "evaluation", "features", "fitting", "heads",
+        "inference", "jobs", "losses", "mixing", "networks", "optimizers", "probing", "training",
     },
     "yaml": {"recipe"},
 }  # fmt: skip
 """Who imports what; one place for each keeps it replaceable. No pandas, no scikit-learn."""
 
-SAMPLES = {"testing", "samples", "photographs", "tiles"}
+SAMPLES = {"testing", "samples", "photographs", "tiles", "scenes", "systems"}
 """Sample data; imported by one another and by the demonstration alone."""
 RUNNERS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}
 PRINTERS = {"print", "exit", "quit", "sys.exit", "sys.stdout.write", "sys.stderr.write"}

@@ -17,9 +17,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from loupe.build import rate_factor
+from loupe.choices import Cosine
 from loupe.defaults import choose_recipe
-from loupe.recipe import Schedule, read_recipe
+from loupe.recipe import read_recipe
+from loupe.schedules import rate_at
 from loupe.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +55,10 @@ def test_fine_tuning_starts_from_the_fitted_head(plain_loop, classes):
 
 def test_plain_rate_is_the_recipes(plain_loop):
     mine = [plain_loop.rate(step, 43, 0.1) for step in range(43)]
-    theirs = [rate_factor(Schedule(warmup=0.1), step, 43) for step in range(43)]
+    theirs = [
+        rate_at(Cosine(warmup=0.1), 1.0, step=step, steps_per_epoch=43, epochs=1)
+        for step in range(43)
+    ]
     assert mine == pytest.approx(theirs)
 
 

@@ -93,7 +93,9 @@ def one_step(name):
     return st.fixed_dictionaries(fields).map(lambda values: {name: values})
 
 
-any_steps = st.lists(st.sampled_from(list(STEPS)).flatmap(one_step), max_size=6)
+# MaskDropout needs masks, and changes the image by them.
+names = [name for name in STEPS if name != "MaskDropout"]
+any_steps = st.lists(st.sampled_from(names).flatmap(one_step), max_size=6)
 
 
 def make_image(height, width, depth, seed=0):

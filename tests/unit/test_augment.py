@@ -16,13 +16,17 @@ from loupe.augment import (
     apply_drawn,
     apply_to_masks,
     augment_image,
+    augment_labelled,
     augment_pair,
+    check_mask_dropout,
     describe_steps,
     draw,
+    drops_masks,
     parse_steps,
     sample_rng,
 )
 from loupe.colour import Contrast, Gamma, Linear, Mix, apply_looks, hue_matrix, saturation_matrix
+from loupe.erasing import EDGE_PX
 from loupe.errors import InputError, RecipeError
 from loupe.geometry import (
     bend,
@@ -34,7 +38,10 @@ from loupe.geometry import (
     warp,
     window_matrix,
 )
+from loupe.table import Table
 
+MASKLESS = [name for name in STEPS if name != "MaskDropout"]
+"""Steps that need an image alone."""
 GOLDEN = [[1955424472, 327115102], [2682028131, 2910942141], [4286391542, 1418410790]]
 GOLDEN_UNIFORM = [0.47978247157848164, 0.8466671872589429, 0.4156495024508309]
 
@@ -510,7 +517,7 @@ def test_uniform_numbers_are_the_golden_ones():
 
 
 def test_order_and_threads_change_nothing():
-    steps = parse_steps([certain(name) for name in STEPS])
+    steps = parse_steps([certain(name) for name in MASKLESS])
     image = make_image(32, 32)
     keys = [str(k) for k in range(16)]
 
@@ -524,7 +531,7 @@ def test_order_and_threads_change_nothing():
 
 
 def test_global_random_state_is_neither_read_nor_written():
-    steps = parse_steps([certain(name) for name in STEPS])
+    steps = parse_steps([certain(name) for name in MASKLESS])
     before = np.random.get_state()[1].copy()  # noqa: NPY002  the state must stay as it is
     cv2.setRNGSeed(1)
     first = augment_image(make_image(), steps, sample_rng(5, 1, "a"))
@@ -534,12 +541,12 @@ def test_global_random_state_is_neither_read_nor_written():
 
 
 def test_what_was_drawn_can_be_applied_again():
-    drawn = draw(parse_steps([certain(name) for name in STEPS]), sample_rng(1, 0, "a"), 24, 24)
+    drawn = draw(parse_steps([certain(name) for name in MASKLESS]), sample_rng(1, 0, "a"), 24, 24)
     image = make_image()
     np.testing.assert_array_equal(apply_drawn(image, drawn), apply_drawn(image, drawn))
 
 
-@pytest.mark.parametrize("name", [name for name in STEPS if name != "RandomCrop"])
+@pytest.mark.parametrize("name", [name for name in MASKLESS if name != "RandomCrop"])
 def test_probability_zero_is_identity(name):
     image = make_image()
     assert run(image, {name: {"p": 0}}) is image
@@ -562,9 +569,218 @@ def test_probability_one_is_always():
 
 def test_the_input_is_not_written_to():
     image = make_image(32, 32)
-    image.flags.writeable = False
+    masks = np.zeros((32, 32, 1), bool)
+    masks[8:12, 8:12] = True
+    for array in (image, masks):
+        array.flags.writeable = False
     for name in STEPS:
-        run(image, certain(name))
+        augment_pair(image, masks, parse_steps([certain(name)]), sample_rng(1, 0, "a"))
+
+
+# Defects painted away
+
+
+def make_defects(height=40, width=60):
+    """Two defects of class 0 far apart, one of class 1, and a class without any."""
+    masks = np.zeros((height, width, 3), bool)
+    masks[5:9, 5:9, 0] = True
+    masks[5:9, 40:50, 0] = True
+    masks[25:30, 20:30, 1] = True
+    return masks
+
+
+def drop(image, masks, targets=(1, 1, 1), *, key="a", **parameters):
+    steps = parse_steps([certain("MaskDropout", **parameters)])
+    return augment_labelled(image, masks, np.float32(targets), steps, sample_rng(1, 0, key))
+
+
+def test_a_class_loses_its_target_when_all_its_defects_are_gone():
+    image, masks = make_image(40, 60), make_defects()
+    _, targets = drop(image, masks, max_objects=[3, 3])
+    assert targets.dtype == np.float32
+    # Class 2 never had pixels; what its label means is not seen, so it stays.
+    assert targets.tolist() == [0, 0, 1]
+
+
+def test_a_class_with_a_defect_left_keeps_its_target():
+    image, masks = make_image(40, 60), make_defects()
+    seen = {tuple(drop(image, masks, key=str(k))[1].tolist()) for k in range(30)}
+    # One of three is taken: either of class 0, which has another, or that of class 1.
+    assert seen == {(1, 1, 1), (1, 0, 1)}
+
+
+def test_targets_that_are_soft_or_absent_stay_unless_they_are_cleared():
+    _, targets = drop(make_image(40, 60), make_defects(), (0.25, 0.75, 0), max_objects=[3, 3])
+    assert targets.tolist() == [0, 0, 0]
+    _, targets = drop(make_image(40, 60), np.zeros((40, 60, 3), bool), (0.25, 0.75, 0))
+    assert targets.tolist() == [0.25, 0.75, 0]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_all_pixels_of_a_defect_and_its_edge_are_filled_and_no_others(channels):
+    image = np.full((40, 60, channels), 100, np.uint8)
+    masks = np.zeros((40, 60, 1), np.uint8)
+    masks[20, 30] = 1
+    found, targets = drop(image, masks, [1], fill=7)
+    side = 2 * EDGE_PX + 1
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)) > 0
+    expected = np.zeros((40, 60), bool)
+    expected[20 - EDGE_PX : 21 + EDGE_PX, 30 - EDGE_PX : 31 + EDGE_PX] = disc
+    np.testing.assert_array_equal((found == 7).all(axis=2), expected)
+    assert (found[~expected] == 100).all()
+    assert targets.tolist() == [0]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_painted_defect_takes_the_colour_around_it(channels):
+    ramp = np.linspace(50, 200, 60).astype(np.uint8)
+    clean = np.broadcast_to(ramp[None, :, None], (40, 60, channels)).copy()
+    masks = np.zeros((40, 60, 1), bool)
+    masks[15:22, 25:32] = True
+    spoilt = clean.copy()
+    spoilt[masks[..., 0]] = 0
+    found, _ = drop(spoilt, masks, [1])
+    assert found.shape == clean.shape
+    assert np.abs(found.astype(int) - clean).max() <= 12
+    assert np.abs(spoilt.astype(int) - clean).max() > 100
+
+
+def test_painting_a_part_of_the_image_is_painting_in_the_whole():
+    image = make_smooth(80, 90)
+    masks = np.zeros((80, 90, 1), bool)
+    masks[30:41, 50:53] = True
+    found, _ = drop(image, masks, [1])
+    side = 2 * EDGE_PX + 1
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    hole = cv2.dilate(masks[..., 0].view(np.uint8), disc)
+    np.testing.assert_array_equal(found, cv2.inpaint(image, hole, 3, cv2.INPAINT_TELEA))
+
+
+def test_pieces_that_nearly_touch_are_one_defect():
+    masks = np.zeros((20, 60, 1), bool)
+    masks[10, 5:50:4] = True  # a crack of one pixel in four
+    assert drop(make_image(20, 60), masks, [1])[1].tolist() == [0]
+    masks[10] = False
+    masks[10, 5] = masks[10, 5 + 2 * EDGE_PX + 2] = True
+    assert drop(make_image(20, 60), masks, [1])[1].tolist() == [1]
+
+
+def test_other_defects_are_spared_unless_they_lie_under_one():
+    masks = np.zeros((30, 30, 2), bool)
+    masks[10:20, 10:15, 0] = True
+    masks[10:20, 16, 1] = True  # within the edge of the first
+    image = np.full((30, 30, 3), 100, np.uint8)
+    steps = parse_steps([certain("MaskDropout", fill=0)])
+    spared = set()
+    for key in range(20):
+        found, left = augment_pair(image, masks, steps, sample_rng(1, 0, str(key)))
+        np.testing.assert_array_equal(left.any(axis=(0, 1)).sum(), 1)
+        kept = masks[..., int(left.any(axis=(0, 1)).argmax())]
+        assert (found[kept] == 100).all()
+        spared.add(int(left.any(axis=(0, 1)).argmax()))
+    assert spared == {0, 1}
+    inside = np.zeros((30, 30, 2), bool)
+    inside[5:25, 5:25, 0] = True
+    inside[10:12, 10:12, 1] = True
+    seen = {tuple(drop(image, inside, (1, 1), key=str(k))[1].tolist()) for k in range(20)}
+    assert seen == {(0, 0), (1, 0)}
+
+
+def test_a_defect_that_fills_the_image_is_filled_by_number_alone():
+    image, masks = make_image(8, 8), np.ones((8, 8, 1), bool)
+    found, targets = drop(image, masks, [1])
+    np.testing.assert_array_equal(found, image)
+    assert targets.tolist() == [1]
+    found, targets = drop(image, masks, [1], fill=9)
+    assert (found == 9).all()
+    assert targets.tolist() == [0]
+
+
+def test_masks_as_numbers_and_as_bool_do_the_same():
+    image, masks = make_image(40, 60), make_defects()
+    one = drop(image, masks, max_objects=2)
+    other = drop(image, masks.astype(np.uint8) * 255, max_objects=2)
+    for found, expected in zip(one, other, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_without_mask_dropout_a_labelled_image_is_an_augmented_image():
+    image, targets = make_image(), np.float32([1, 0])
+    steps = parse_steps(["HorizontalFlip", certain("Rotate"), "GaussNoise"])
+    for key in "abcdef":
+        found, same = augment_labelled(image, None, targets, steps, sample_rng(1, 0, key))
+        np.testing.assert_array_equal(found, augment_image(image, steps, sample_rng(1, 0, key)))
+        assert same is targets
+
+
+def test_the_other_steps_follow_the_painting():
+    image, masks = make_image(40, 60), make_defects()
+    # The painting stands last in the list, and is done first.
+    written = [
+        certain("VerticalFlip"),
+        certain("HorizontalFlip"),
+        certain("MaskDropout", max_objects=[3, 3]),
+    ]
+    found, targets = augment_labelled(
+        image, masks, np.ones(3, np.float32), parse_steps(written), sample_rng(1, 0, "a")
+    )
+    alone, _ = drop(image, masks, max_objects=[3, 3])
+    np.testing.assert_array_equal(found, alone[::-1, ::-1])
+    assert targets.tolist() == [0, 0, 1]
+
+
+def test_a_crop_that_cuts_a_defect_off_clears_no_label():
+    steps = parse_steps([{"RandomCrop": {"height": 4, "width": 4}}, {"MaskDropout": {"p": 0.0}}])
+    masks = np.zeros((40, 40, 1), bool)
+    masks[0, 0] = True
+    found, targets = augment_labelled(
+        make_image(40, 40), masks, np.ones(1, np.float32), steps, sample_rng(1, 0, "a")
+    )
+    assert found.shape == (4, 4, 3)
+    assert targets.tolist() == [1]
+
+
+def test_masks_of_a_pair_are_cleared_and_moved_with_their_image():
+    image, masks = make_image(40, 60), make_defects()
+    steps = parse_steps([certain("MaskDropout", max_objects=[3, 3]), certain("HorizontalFlip")])
+    _, left = augment_pair(image, masks, steps, sample_rng(1, 0, "a"))
+    assert left.dtype == np.bool_
+    assert not left.any()
+    one = parse_steps([certain("MaskDropout"), certain("HorizontalFlip")])
+    _, left = augment_pair(image, masks, one, sample_rng(1, 0, "a"))
+    assert 0 < left.sum() < masks.sum()
+    assert not (left & ~masks[:, ::-1]).any()
+
+
+def test_mask_dropout_asks_for_masks():
+    steps = parse_steps(["HorizontalFlip", "MaskDropout"])
+    assert drops_masks(steps)
+    assert not drops_masks(steps[:1])
+    with pytest.raises(InputError, match="MaskDropout needs the masks of an image"):
+        augment_image(make_image(), steps, sample_rng(1, 0, "a"))
+    targets = np.ones(2, np.float32)
+    with pytest.raises(InputError, match=r"each of 2 class\(es\); found none"):
+        augment_labelled(make_image(), None, targets, steps, sample_rng(1, 0, "a"))
+    for masks in (np.zeros((24, 24, 1), bool), np.zeros((24, 24), bool)):
+        with pytest.raises(InputError, match=r"Expected \(height, width, 2\)"):
+            augment_labelled(make_image(), masks, targets, steps, sample_rng(1, 0, "a"))
+    for masks in (np.zeros((24, 25, 2), bool), np.zeros((24, 24, 2), np.int32)):
+        with pytest.raises(InputError, match="of one height and width"):
+            augment_labelled(make_image(), masks, targets, steps, sample_rng(1, 0, "a"))
+
+
+def test_a_table_must_have_masks_of_classes_that_stand_alone(tmp_path):
+    plain = {
+        "ids": ("a",),
+        "images": (tmp_path / "a",),
+        "classes": ("pit", "rust"),
+        "targets": np.float32([[1, 0]]),
+    }
+    check_mask_dropout(Table(**plain, exclusive=False, masks=(("1 2", ""),)))
+    with pytest.raises(RecipeError, match="layout 'memory' brings no masks"):
+        check_mask_dropout(Table(**plain, exclusive=False))
+    with pytest.raises(RecipeError, match="the classes pit, rust are exclusive"):
+        check_mask_dropout(Table(**plain, exclusive=True, masks=(("1 2", ""),)))
 
 
 # Input
@@ -623,6 +839,8 @@ def test_all_forms_of_a_step_are_read():
         ({"GaussNoise": {"var_limit": 30}}, "var_limit", (0, 30)),
         ({"CLAHE": {"clip_limit": 2}}, "clip_limit", (1, 2)),
         ({"GaussianBlur": {"blur_limit": 9}}, "blur_limit", (3, 9)),
+        ({"MaskDropout": {"max_objects": 3}}, "max_objects", (1, 3)),
+        ("MaskDropout", "max_objects", (1, 1)),
         ("Affine", "rotate", (-15, 15)),
         ({"Affine": {"p": 1.0}}, "scale", (0.9, 1.1)),
         ({"Affine": {"shear": [0, 5]}}, "rotate", (0, 0)),
@@ -631,6 +849,13 @@ def test_all_forms_of_a_step_are_read():
 )
 def test_a_number_stands_for_a_range(written, field, expected):
     assert getattr(parse_steps([written])[0], field) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "written", ["GridShuffle", {"GridShuffle": {}}, {"name": "GridShuffle", "grid": [3, 3]}]
+)
+def test_grid_shuffle_is_another_name_of_random_grid_shuffle(written):
+    assert parse_steps([written]) == parse_steps(["RandomGridShuffle"])
 
 
 def test_every_step_survives_yaml_and_json():
@@ -699,6 +924,10 @@ def test_all_findings_stand_in_one_message():
         {"CoarseDropout": {"max_height": 8, "min_height": 0.1}},
         {"CoarseDropout": {"max_height": 1.5}},
         {"CLAHE": {"tile_grid_size": 8}},
+        {"MaskDropout": {"max_objects": 0}},
+        {"MaskDropout": {"max_objects": [1, 2.5]}},
+        {"MaskDropout": {"fill": 256}},
+        {"MaskDropout": {"fill": "black"}},
     ],
 )
 def test_values_that_make_no_sense_are_refused(written):

@@ -5,9 +5,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from loupe import caching
-from loupe.caching import Pixels, cache_folder, open_pixels, read_pixels
+from loupe.caching import (
+    Pixels,
+    cache_folder,
+    find_shared_size,
+    measure_pixels,
+    open_pixels,
+    prepare_ahead,
+    read_pixels,
+)
 from loupe.decoding import read_image
 from loupe.errors import TableError
 from loupe.images import InputSpec, prepare_image
@@ -186,3 +195,116 @@ def test_where_caches_live(monkeypatch, tmp_path):
 def test_pixels_without_a_cache_are_the_same(images):
     plain = Pixels(tuple(images), SPEC, None)
     np.testing.assert_array_equal(plain[2], open_pixels(images, SPEC)[2])
+
+
+# What is asked of all images.
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("cached", [True, False])
+def test_mean_and_deviation_are_those_of_all_pixels_of_the_rows(tmp_path, channels, cached):
+    rng = np.random.default_rng(1)
+    paths = [tmp_path / f"{n}.png" for n in range(5)]
+    for n, path in enumerate(paths):
+        high = [100, 256, 30, 200, 5][n]
+        cv2.imwrite(str(path), rng.integers(0, high, (8, 12, 3), dtype=np.uint8))
+    spec = InputSpec(height=8, width=12, channels=channels)
+    pixels = open_pixels(paths, spec) if cached else Pixels(tuple(paths), spec, None)
+    rows = np.array([3, 0, 4])
+    mean, std = measure_pixels(pixels, rows)
+    values = np.stack([pixels[row] for row in rows]).astype(np.float64) / 255
+    np.testing.assert_allclose(mean, values.mean(axis=(0, 1, 2)), rtol=1e-13)
+    np.testing.assert_allclose(std, values.std(axis=(0, 1, 2)), rtol=1e-12)
+    assert measure_pixels(pixels, rows[::-1]) == (mean, std)  # to the last bit
+    assert InputSpec(height=8, width=12, channels=channels, mean=mean, std=std).mean == mean
+
+
+def test_deviations_are_exact_where_they_are_tiny():
+    # One pixel of 40,000 differs by 1: a mean of squares in float32 would lose it.
+    image = np.full((200, 200, 1), 255, np.uint8)
+    image[3, 4] = 254
+    spec = InputSpec(height=200, width=200, channels=1)
+    pixels = Pixels((Path("a"),), spec, image[None])
+    mean, std = measure_pixels(pixels, np.array([0]))
+    share = 1 / 40_000
+    assert mean == pytest.approx(((255 - share) / 255,), rel=1e-15)
+    assert std == pytest.approx(((share * (1 - share)) ** 0.5 / 255,), rel=1e-13)
+
+
+def test_images_of_one_value_have_no_deviation():
+    images = np.full((2, 4, 4, 3), 7, np.uint8)
+    images[0, 0, 0] = (9, 9, 7)
+    pixels = Pixels((Path("a"), Path("b")), InputSpec(height=4, width=4), images)
+    with pytest.raises(TableError, match=r"2 images have one value .* input.normalisation"):
+        measure_pixels(pixels, np.array([0, 1]))
+    with pytest.raises(TableError, match="0 images"):
+        measure_pixels(pixels, np.array([], np.intp))
+
+
+def test_the_shared_size_is_the_one_displayed(tmp_path):
+    upright, turned = tmp_path / "upright.png", tmp_path / "turned.jpg"
+    Image.new("RGB", (12, 8)).save(upright)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn
+    Image.new("RGB", (8, 12)).save(turned, exif=exif)
+    assert find_shared_size([upright, turned]) == (8, 12)
+    assert read_image(turned).shape == (8, 12, 3)
+
+
+def test_the_shared_size_needs_headers_alone(tmp_path, decoded):
+    whole = tmp_path / "whole.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(whole)
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(whole.read_bytes()[:-500])
+    assert find_shared_size([whole, cut]) == (64, 64)
+    assert decoded == []
+
+
+def test_sizes_that_differ_are_told_with_examples(tmp_path):
+    paths = [tmp_path / f"{n}.png" for n in range(4)]
+    for path, size in zip(paths, [(12, 8), (9, 9), (12, 8), (8, 12)], strict=True):
+        Image.new("RGB", size).save(path)
+    with pytest.raises(TableError) as caught:
+        find_shared_size(paths)
+    said = str(caught.value)
+    assert "4 images have 3 sizes" in said
+    assert f"8 x 12: 2 images, such as {paths[0]}" in said
+    assert f"9 x 9: 1 images, such as {paths[1]}" in said
+    assert "Set input.size in pixels" in said
+
+
+def test_all_images_without_a_size_are_named(tmp_path):
+    good, bad, gone = (tmp_path / name for name in ("good.png", "bad.png", "gone.png"))
+    Image.new("RGB", (4, 4)).save(good)
+    bad.write_bytes(b"nothing")
+    with pytest.raises(TableError, match="2 of 3 images cannot be read") as caught:
+        find_shared_size([bad, good, gone])
+    assert str(bad) in str(caught.value)
+    assert str(gone) in str(caught.value)
+
+
+# New images.
+
+
+def test_new_images_come_in_order_prepared_for_each_spec(images, monkeypatch, decoded):
+    monkeypatch.setattr(caching, "_CHUNK", 3)
+    specs = [SPEC, InputSpec(height=4, width=4), InputSpec(height=8, width=12, mean=(0.5,) * 3)]
+    bad = images[1].with_name("bad.png")
+    bad.write_bytes(b"")
+    paths = [images[0], bad, *images[1:], bad]
+    chunks = list(prepare_ahead(paths, specs))
+    assert [chunk.end for chunk in chunks] == [3, 6]
+    assert [chunk.rows.tolist() for chunk in chunks] == [[0, 2], [3, 4]]
+    assert [list(chunk.errors) for chunk in chunks] == [[1], [5]]
+    assert "bad.png" in chunks[0].errors[1]
+    for chunk in chunks:
+        for spec, prepared in zip(specs, chunk.images, strict=True):
+            expected = [prepare_image(read_image(paths[row]), spec) for row in chunk.rows]
+            np.testing.assert_array_equal(prepared, np.stack(expected))
+    assert sorted(decoded) == ["0.png", "1.png", "2.png", "3.png", "bad.png", "bad.png"]
+
+
+def test_a_chunk_without_readable_images_is_empty(tmp_path):
+    (chunk,) = prepare_ahead([tmp_path / "gone.png"], [SPEC])
+    assert (chunk.rows.tolist(), chunk.images, list(chunk.errors), chunk.end) == ([], (), [0], 1)

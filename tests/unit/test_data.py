@@ -59,11 +59,11 @@ def test_batches_do_not_depend_on_the_number_of_threads(samples):
     three = list(load_batches(samples, batches, epoch=2, workers=3))
     assert len(one) == len(three) == 4
     for a, b, rows in zip(one, three, batches, strict=True):
-        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.inputs, b.inputs)
         assert torch.equal(a.targets, torch.eye(N)[rows])
         assert torch.equal(b.weights, torch.from_numpy(rows + 1).float())
-        assert a.images.dtype == torch.uint8
-        assert a.images.shape == (3, 8, 8, 3)
+        assert a.inputs.dtype == torch.uint8
+        assert a.inputs.shape == (3, 8, 8, 3)
 
 
 def test_an_image_is_changed_alike_in_any_batch(samples):
@@ -71,9 +71,9 @@ def test_an_image_is_changed_alike_in_any_batch(samples):
     (alone,) = load_batches(samples, [row], epoch=0, workers=1)
     (among,) = load_batches(samples, [np.array([3, 7, 1])], epoch=0, workers=1)
     (later,) = load_batches(samples, [row], epoch=1, workers=1)
-    assert torch.equal(alone.images[0], among.images[1])
-    assert not torch.equal(alone.images, later.images)
-    assert not torch.equal(alone.images, stack_images(samples.pixels, row))
+    assert torch.equal(alone.inputs[0], among.inputs[1])
+    assert not torch.equal(alone.inputs, later.inputs)
+    assert not torch.equal(alone.inputs, stack_images(samples.pixels, row))
 
 
 def test_without_steps_images_are_as_they_are(samples):
@@ -82,7 +82,7 @@ def test_without_steps_images_are_as_they_are(samples):
     plain = replace(samples, steps=(), weights=None)
     rows = np.array([2, 0])
     (batch,) = load_batches(plain, [rows], epoch=0, workers=1)
-    assert torch.equal(batch.images, stack_images(samples.pixels, rows))
+    assert torch.equal(batch.inputs, stack_images(samples.pixels, rows))
     assert batch.weights is None
 
 

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import yaml
 
+from loupe.choices import AdamW, Cosine
 from loupe.defaults import choose_recipe
-from loupe.recipe import FullStage, HeadStage, read_recipe, write_recipe
+from loupe.recipe import read_recipe, write_recipe
+from loupe.settings import FullStage, HeadStage
 from loupe.weights import find_weights, list_weights
 
 
@@ -26,6 +28,8 @@ def test_without_weights_a_small_network_starts_from_nothing(exclusive):
     choice = choose_recipe(exclusive, None, device="cpu")
     assert not choice.recipe.network.pretrained
     assert all(isinstance(stage, FullStage) for stage in choice.recipe.stages)
+    assert isinstance(choice.recipe.optimizer, AdamW)
+    assert choice.recipe.schedule == Cosine(warmup=0.25)
     assert "no weights folder" in choice.reasons[0]
     assert "--weights" in choice.reasons[0]
 
@@ -33,7 +37,9 @@ def test_without_weights_a_small_network_starts_from_nothing(exclusive):
 def test_with_weights_the_largest_that_suits_is_probed_then_tuned(exclusive, weights):
     choice = choose_recipe(exclusive, weights, device="cpu")
     assert choice.recipe.network.name == "test_resnet"
-    assert [type(stage) for stage in choice.recipe.stages] == [HeadStage, FullStage]
+    assert choice.recipe.stages == (HeadStage(), FullStage(epochs=3, freeze_norm=True))
+    assert choice.recipe.optimizer == AdamW(lr=1e-4)
+    assert choice.recipe.schedule == Cosine()
     assert "test_resnet" in choice.reasons[0]
     found = find_weights(choice.recipe.network.name, weights)
     assert found.path.name in choice.reasons[0]

@@ -9,12 +9,16 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from loupe.build import build_network, resolve_input
+from loupe.choices import AutoLoss
 from loupe.data import Samples
 from loupe.errors import LoupeError
-from loupe.fitting import Progress, Task, fit
+from loupe.features import Features
+from loupe.fitting import fit
 from loupe.heads import L2_GRID, fit_logistic
+from loupe.images import InputSpec
 from loupe.losses import build_loss
-from loupe.recipe import Loss, Recipe, read_recipe
+from loupe.recipe import Recipe, read_recipe
+from loupe.tasks import Progress, Task
 
 N, SIZE = 12, 32
 NONE = np.zeros(0, np.intp)
@@ -27,6 +31,7 @@ class Watchful:
     images: Any
     allowed: frozenset[int]
     asked: set[int] = field(default_factory=set)
+    spec: InputSpec = field(default_factory=lambda: InputSpec(height=SIZE, width=SIZE))
 
     def __getitem__(self, row: int) -> Any:
         self.asked.add(int(row))
@@ -57,6 +62,7 @@ def make_task(recipe: Recipe, *, rows=range(8), watched=(), inner=(), seed=0, **
         rows=np.array(rows, np.intp),
         watched=np.array(watched, np.intp),
         inner=np.array(inner, np.intp),
+        classes=("dark", "bright"),
         exclusive=True,
         features=None,
         device="cpu",
@@ -104,7 +110,7 @@ def problem(n=60, d=5, c=3, seed=0):
 def test_the_logistic_fit_is_scikit_learns(l2, weighted):
     x, y = problem()
     rows = np.linspace(0.2, 3, len(x)).astype(np.float32) if weighted else None
-    loss = build_loss(Loss(), exclusive=True, class_weights=None)
+    loss = build_loss(AutoLoss(), exclusive=True, class_weights=None)
     weight, bias = fit_logistic(
         torch.from_numpy(x),
         torch.eye(3)[y],
@@ -121,7 +127,7 @@ def test_the_logistic_fit_is_scikit_learns(l2, weighted):
 
 def test_columns_that_stand_alone_are_fitted_one_by_one():
     x, y = problem(c=2)
-    loss = build_loss(Loss(), exclusive=False, class_weights=None)
+    loss = build_loss(AutoLoss(), exclusive=False, class_weights=None)
     zeros = (torch.zeros(2, 5), torch.zeros(2))
     # The loss is the mean over columns, so each column has half of it.
     weight, _ = fit_logistic(torch.from_numpy(x), torch.eye(2)[y], loss, 0.01, zeros)
@@ -138,7 +144,8 @@ def head_task(recipe, network, views=2, **more) -> Task:
         seen = [network.features(images), network.features(images.flip(2))][:views]
         features = torch.stack(seen, dim=1)
     features[8:] = float("nan")  # held out: one of them used would spoil all
-    return replace(task, features=features.clone())
+    kept = Features(features.clone(), fitted=tuple(range(views)), plain=0, tta=())
+    return replace(task, features=kept)
 
 
 def test_a_head_fitted_on_features_is_the_same_network_through_pixels():
@@ -149,9 +156,9 @@ def test_a_head_fitted_on_features_is_the_same_network_through_pixels():
     with torch.inference_mode():
         images = torch.from_numpy(task.samples.pixels.images[:8])
         logits = fitted(images)
-        expected = fitted.classify(task.features[:8, 0])
+        expected = fitted.classify(task.features.values[:8, 0])
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
-    flat = task.features[:8].flatten(0, 1)
+    flat = task.features.values[:8].flatten(0, 1)
     scaled = (flat - flat.mean(0)) / flat.std(0).clamp(min=1e-6)
     y = np.repeat(np.arange(8) % 2, 2)
     theirs = LogisticRegression(C=1 / (0.01 * 16), tol=1e-8, max_iter=2000).fit(scaled, y)
@@ -172,7 +179,7 @@ def test_rows_of_more_weight_pull_the_head():
     moved = fit(copy.deepcopy(network), biased, Progress(), ignore)
     with torch.inference_mode():
         before, after = (
-            torch.softmax(n.classify(task.features[:8, 0]), 1)[:, 1] for n in (plain, moved)
+            torch.softmax(n.classify(task.features.values[:8, 0]), 1)[:, 1] for n in (plain, moved)
         )
     assert (after > before).all()
 
@@ -221,14 +228,14 @@ def test_a_small_network_learns_eight_images_by_heart():
 
 def test_early_stopping_watches_its_own_rows_and_returns_the_best():
     recipe = make_recipe(
-        {"train": "all", "epochs": 12, "lr": 0.05}, early_stop={"patience": 2, "share": 0.25}
+        {"train": "all", "epochs": 12, "lr": 0.05}, early_stop={"patience": 2}, ema=0.5
     )
     task = make_task(recipe, rows=range(6), watched=[6, 7])
     told, states = [], []
 
     def remember(epoch, network, progress):
-        told.append(epoch.watched_loss)
-        states.append({k: v.clone() for k, v in progress.average.items()})
+        told.append(epoch.watched["loss"])
+        states.append({k: v.clone() for k, v in progress.average["weights"].items()})
 
     network = fit(start(recipe), task, Progress(), remember)
     best = min(range(len(told)), key=told.__getitem__)
@@ -260,7 +267,7 @@ def test_the_network_that_is_returned_is_the_moving_average():
     kept = {}
 
     def remember(epoch, network, progress):
-        kept.update(average={k: v.clone() for k, v in progress.average.items()})
+        kept.update(average={k: v.clone() for k, v in progress.average["weights"].items()})
         kept.update(raw={k: v.clone() for k, v in network.state_dict().items()})
 
     network = fit(start(recipe), make_task(recipe), Progress(), remember)
@@ -284,7 +291,7 @@ STAGES = [
 def test_an_interrupted_training_ends_bit_for_bit_alike(last):
     recipe = make_recipe(
         *STAGES,
-        network={"dropout": 0.3, "drop_path": 0.1},
+        network={"head": {"dropout": 0.3}, "drop_path": 0.1},
         ema=0.8,
         augment=["HorizontalFlip", {"Rotate": {"limit": 30, "p": 1.0}}],
         early_stop={"patience": 2},

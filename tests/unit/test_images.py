@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loupe.errors import InputError
-from loupe.images import PAD_VALUE, InputSpec, normalise, prepare_image
+from loupe.images import PAD_VALUE, InputSpec, normalise, prepare_image, prepare_masks
 
 SIZES = st.integers(1, 40)
 
@@ -93,6 +93,57 @@ def test_prepare_refuses_what_is_no_picture(picture):
         prepare_image(picture, InputSpec(height=4, width=4))
 
 
+# Masks.
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.tuples(SIZES, SIZES), st.tuples(SIZES, SIZES), st.sampled_from(["stretch", "pad"]))
+def test_masks_lie_where_their_picture_lies(size, wanted, resize):
+    # A white picture with a mask of it all: both must fill the same box, and bars be 0.
+    spec = InputSpec(height=wanted[0], width=wanted[1], resize=resize)
+    picture = prepare_image(np.full((*size, 3), 255, np.uint8), spec)
+    masks = prepare_masks(np.full((*size, 2), 7, np.uint8), spec)
+    assert masks.shape == (*wanted, 2)
+    np.testing.assert_array_equal(masks == 7, np.repeat(picture[..., :1] == 255, 2, axis=2))
+    assert set(np.unique(masks)) <= {0, 7}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.tuples(SIZES, SIZES), st.tuples(SIZES, SIZES))
+def test_a_mask_pixel_is_the_one_below_its_centre(size, wanted):
+    masks = np.random.default_rng(0).integers(0, 256, (*size, 1), dtype=np.uint8)
+    prepared = prepare_masks(masks, InputSpec(height=wanted[0], width=wanted[1]))
+    for row in range(wanted[0]):
+        for column in range(wanted[1]):
+            source = (
+                int((row + 0.5) * size[0] / wanted[0] + 1e-9),
+                int((column + 0.5) * size[1] / wanted[1] + 1e-9),
+            )
+            assert prepared[row, column, 0] == masks[*source, 0]
+
+
+def test_padded_masks_keep_their_place():
+    masks = np.zeros((10, 30, 1), np.uint8)
+    masks[2:4, 6:12] = 1
+    prepared = prepare_masks(masks, InputSpec(height=60, width=60, resize="pad"))
+    expected = np.zeros((60, 60, 1), np.uint8)
+    expected[20 + 4 : 20 + 8, 12:24] = 1
+    np.testing.assert_array_equal(prepared, expected)
+
+
+def test_masks_that_fit_are_left_as_they_are():
+    masks = np.random.default_rng(0).integers(0, 2, (24, 36, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(prepare_masks(masks, InputSpec(height=24, width=36)), masks)
+
+
+@pytest.mark.parametrize(
+    "masks", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 1), bool), np.zeros((0, 4, 1), np.uint8)]
+)
+def test_prepare_refuses_what_is_no_mask(masks):
+    with pytest.raises(InputError, match="expected"):
+        prepare_masks(masks, InputSpec(height=4, width=4))
+
+
 # Normalising.
 
 
@@ -121,6 +172,24 @@ def test_a_spec_survives_json_and_has_defaults_for_its_channels():
     assert InputSpec(**json.loads(json.dumps(asdict(spec)))) == spec
     assert spec.std == (0.229, 0.224, 0.225)
     assert len(InputSpec(height=1, width=1, channels=1).mean) == 1
+
+
+def test_a_crop_survives_json_and_is_what_the_network_sees():
+    spec = InputSpec(height=600, width=800, crop=(512, 480))
+    assert InputSpec(**json.loads(json.dumps(asdict(spec)))) == spec
+    assert (spec.network_height, spec.network_width) == (512, 480)
+    assert (spec.height, spec.width) == (600, 800)
+    whole = InputSpec(height=600, width=800)
+    assert (whole.network_height, whole.network_width) == (600, 800)
+    assert whole.digest() == spec.digest()  # the prepared pixels are the same
+    assert hash(spec) != hash(whole)
+
+
+@pytest.mark.parametrize("crop", [(9, 4), (4, 10), (0, 4), (4,), (4, 4, 3)])
+def test_a_crop_that_does_not_fit_is_refused(crop):
+    with pytest.raises(InputError, match=r"crop is .* to the size, 8 x 9"):
+        InputSpec(height=8, width=9, crop=crop)
+    assert InputSpec(height=8, width=9, crop=(8, 9)).crop == (8, 9)
 
 
 def test_the_digest_follows_the_pixels_only():

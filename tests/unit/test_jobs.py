@@ -11,7 +11,7 @@ import pytest
 
 from loupe import jobs
 from loupe.errors import RecipeError, RunError, TableError, WeightsError
-from loupe.jobs import feature_views, head_only
+from loupe.features import head_only, list_views
 from loupe.predictions import average_sheets
 from loupe.recipe import Recipe, read_recipe
 from loupe.runs import open_run
@@ -116,11 +116,12 @@ def test_another_recipe_does_not_continue_a_run(copy, exclusive, members, weight
 
 
 TWO_STAGES = {
-    "network": {"name": "test_vit", "dropout": 0.1},
+    "network": {"name": "test_vit", "head": {"dropout": 0.1}},
     "input": {"size": 32},
     "augment": ["HorizontalFlip"],
     "stages": [{"train": "head"}, {"train": "all", "epochs": 2, "lr": 1e-3}],
-    "early_stop": {"patience": 3, "share": 0.25},
+    "early_stop": {"patience": 3},
+    "control_share": 0.25,
     "batch_size": 4,
     "ema": 0.8,
     "engine": {"precision": "fp32", "channels_last": True},
@@ -225,18 +226,19 @@ def test_no_row_kept_apart_or_held_out_is_trained_on(binary):
     assert not set(of[rows]) & set(of[watched])
 
 
-def test_feature_views_are_the_fitted_ones_then_those_of_prediction(members):
-    assert feature_views(members["head"]) == ("identity", "hflip")
-    assert feature_views(members["full"]) == ()
-    assert feature_views(Recipe.model_validate(TWO_STAGES)) == ("identity", "hflip")
+def test_the_views_kept_are_the_fitted_ones_the_plain_one_and_those_of_prediction(members):
+    assert list_views(members["head"]) == ("identity", "hflip")
+    two = Recipe.model_validate(TWO_STAGES)
+    assert list_views(two) == ("identity", "hflip")
+    mirrored = read_recipe({"stages": [{"train": "head", "views": ["hflip"]}], "tta": ["vflip"]})
+    assert list_views(mirrored) == ("hflip", "identity", "vflip")
     assert head_only(members["head"])
     assert not head_only(members["full"])
 
 
 def test_what_cannot_be_trained_is_said_before_it_starts(binary, members, weights, tmp_path):
-    late = read_recipe({"stages": [{"train": "all"}, {"train": "head"}]})
     with pytest.raises(RecipeError, match="must be the first"):
-        again(tmp_path / "a", binary, {"m": late}, weights)
+        read_recipe({"stages": [{"train": "all"}, {"train": "head"}]})
     unheld = replace(binary, folds=np.full(16, ALWAYS_TRAINED, np.int16))
     with pytest.raises(TableError, match="nothing would be held out"):
         again(tmp_path / "b", unheld, members, weights)

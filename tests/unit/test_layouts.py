@@ -4,6 +4,7 @@ import json
 import os
 import time
 import unicodedata
+from dataclasses import replace
 from pathlib import PureWindowsPath
 
 import numpy as np
@@ -17,7 +18,7 @@ from loupe.labels import find_list_separator, tell_kind
 from loupe.layouts import LAYOUTS, read_table
 from loupe.locating import list_images, strip_base
 from loupe.rewrites import append_columns, write_quarantine
-from loupe.table import Quarantined, read_snapshot, write_snapshot
+from loupe.table import Quarantined, Table, read_snapshot, write_snapshot
 
 JOINED = "Image_Label,EncodedPixels\na.jpg_Fish,1 3 9 2\na.jpg_Sugar,\nb.jpg_Fish,\nb.jpg_Sugar,\n"
 
@@ -761,6 +762,24 @@ class TestRunLengths:
         assert table.classes == ("3", "10")
         assert sheet(table) == [[1, 1], [0, 0], [0, 0]]
 
+    def test_keeps_the_masks_by_row_and_class(self, tmp_path):
+        table = read_table(put(tmp_path, JOINED), images=tmp_path)
+        assert table.masks == (("1 3 9 2", ""), ("", ""), ("", ""))
+        text = "ImageId,ClassId,EncodedPixels\nb.jpg,10,1 2\nb.jpg,3, 4 5 \na.jpg,3,\n"
+        # The map puts the classes in another order than their numbers stand in.
+        table = read_table(put(tmp_path, text), images=tmp_path, names={"3": "rust", "10": "pit"})
+        assert (table.ids, table.classes) == (("b.jpg", "a.jpg", "c.jpg"), ("rust", "pit"))
+        assert table.masks == (("4 5", "1 2"), ("", ""), ("", ""))
+        single = put(tmp_path, "id,rle_mask\na,1 2\nb,\n")
+        assert read_table(single, images=tmp_path).masks == (("1 2",), ("",), ("",))
+
+    def test_joins_several_masks_of_a_class(self, tmp_path):
+        text = "ImageId,ClassId,EncodedPixels\nb.jpg,1,9 1\nb.jpg,2,5 1\nb.jpg,1,1 2 8 1\n"
+        assert read_table(put(tmp_path, text)).masks == (("1 2 8 2", "5 1"),)
+        text = "ImageId,ClassId,EncodedPixels\nb.jpg,1,9 1\nb.jpg,1,5 2 1 1\n"
+        with pytest.raises(MaskError, match=r"image 'b\.jpg' cannot be joined.*in order"):
+            read_table(put(tmp_path, text))
+
     def test_adds_no_clean_images_without_a_folder(self, tmp_path):
         table = read_table(put(tmp_path, JOINED))
         assert table.ids == ("a.jpg", "b.jpg")
@@ -982,6 +1001,14 @@ class TestAnyClass:
         table = read_table(put(tmp_path, JOINED), images=tmp_path, any_class="cloud")
         assert sheet(table) == [[1], [0], [0]]
 
+    def test_joins_the_masks_of_the_classes_it_collapses(self, tmp_path):
+        text = "ImageId,ClassId,EncodedPixels\na.jpg,1,1 4\na.jpg,2,3 4 20 1\na.jpg,3,9 1\n"
+        path = put(tmp_path, text)
+        assert read_table(path, any_class="any").masks == (("1 6 9 1 20 1",),)
+        assert read_table(path, any_class="any", negative="3").masks == (("1 6 20 1",),)
+        labels = put(tmp_path, "image,label\na.jpg,x\nb.jpg,y\n")
+        assert read_table(labels, any_class="any", negative="x").masks is None
+
     def test_asks_for_the_negative_class(self, tmp_path):
         path = put(tmp_path, self.TEXT)
         with pytest.raises(TableError, match=r"--negative NAME.*'Crack', 'Fray', 'Free'"):
@@ -1078,6 +1105,51 @@ def test_layout_survives_the_snapshot(tmp_path):
     table = read_table(path)
     write_snapshot(table, tmp_path / "t.parquet")
     assert read_snapshot(tmp_path / "t.parquet").layout == table.layout
+
+
+class TestSnapshotOfMasks:
+    def make(self, tmp_path):
+        text = "Image_Label,EncodedPixels\na.jpg_x,1 3\na.jpg_y,\nb.jpg_x,\nb.jpg_y,5 1 9 2\n"
+        return read_table(put(tmp_path, text))
+
+    def test_masks_survive(self, tmp_path):
+        table = self.make(tmp_path)
+        write_snapshot(table, tmp_path / "t.parquet")
+        again = read_snapshot(tmp_path / "t.parquet")
+        assert again.masks == table.masks == (("1 3", ""), ("", "5 1 9 2"))
+        assert again.digest() == table.digest()
+
+    def test_a_table_without_masks_has_none_and_its_digest_of_before(self, tmp_path):
+        table = Table(
+            ids=("a", "b"),
+            images=(tmp_path / "a", tmp_path / "b"),
+            classes=("x",),
+            targets=np.float32([[1], [0]]),
+            exclusive=False,
+        )
+        # The digest of this table before a table could have masks.
+        assert table.digest() == "2a9f695d3b3f0991"
+        write_snapshot(table, tmp_path / "t.parquet")
+        assert read_snapshot(tmp_path / "t.parquet").masks is None
+
+    def test_the_digest_changes_with_a_mask(self, tmp_path):
+        table = self.make(tmp_path)
+        without = replace(table, masks=None)
+        moved = replace(table, masks=(("1 3", ""), ("", "5 1 9 3")))
+        swapped = replace(table, masks=(("", "1 3"), ("", "5 1 9 2")))
+        assert len({t.digest() for t in (table, without, moved, swapped)}) == 4
+
+    def test_rows_keep_their_masks_when_chosen(self, tmp_path):
+        table = self.make(tmp_path)
+        assert table.select([1]).masks == (("", "5 1 9 2"),)
+        assert table.select([1, 0]).masks == table.masks[::-1]
+
+    def test_refuses_masks_that_do_not_fit(self, tmp_path):
+        table = self.make(tmp_path)
+        with pytest.raises(TableError, match="masks has 1 rows"):
+            replace(table, masks=(("", ""),))
+        with pytest.raises(TableError, match=r"have 1, 2 text\(s\); expected 2"):
+            replace(table, masks=(("", ""), ("",)))
 
 
 def test_every_layout_has_a_name_once():

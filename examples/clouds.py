@@ -1,0 +1,104 @@
+"""System 2, cloud patterns: a classifier that empties masks of someone else's submission.
+
+python examples/clouds.py train.csv train_images segmented.csv test_images OUT [key=value ...]
+
+`segmented.csv` is a submission of masks: `Image_Label` (`<file>_<class>`) and
+`EncodedPixels`. What follows OUT changes the recipe, as --set does. Writes
+OUT/thresholds.csv and OUT/submission.csv, the masks that are left.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import loupe
+from loupe.predictions import Predictions
+from loupe.ranking import pr_auc
+from loupe.terminal import make_console, make_reporter
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "clouds.yaml"
+RECALL, PRECISION = 0.94, 0.90
+
+
+def find_thresholds(truth: NDArray[Any], probs: NDArray[Any]) -> tuple[float, float]:
+    """Return the largest threshold with enough recall, the lowest with enough precision.
+
+    A probability that equals the threshold is above it. NaN if there is none.
+    """
+    order = np.argsort(-probs, kind="stable")
+    levels, hits = probs[order], np.cumsum(truth[order])
+    # Only the last of equal probabilities can be a threshold: they pass together.
+    ends = np.flatnonzero(np.append(levels[1:] != levels[:-1], True))
+    recall, precision = hits[ends] / max(hits[-1], 1), hits[ends] / (ends + 1)
+    enough, sure = ends[recall >= RECALL], ends[precision >= PRECISION]
+    largest = float(levels[enough[0]]) if len(enough) else math.nan
+    return largest, float(levels[sure[-1]]) if len(sure) else math.nan
+
+
+def show_side_by_side(table: loupe.Table, runs: dict[str, loupe.Run]) -> None:
+    """Print PR-AUC of each class, watched on an inner part and on the held-out fold."""
+    truth = table.targets >= 0.5
+    areas = {name: pr_auc(truth, run.oof()["clouds"].probs) for name, run in runs.items()}
+    print(f"{'PR-AUC':<10}{'inner':>10}{'held out':>10}")
+    for name, *pair in zip(table.classes, areas["inner"], areas["heldout"], strict=True):
+        print(f"{name:<10}{pair[0]:10.3f}{pair[1]:10.3f}")
+    print(f"{'mean':<10}{areas['inner'].mean():10.3f}{areas['heldout'].mean():10.3f}")
+    for stamp in runs["heldout"].manifest()["stamps"]:
+        print(f"held out: {stamp}")
+
+
+def write_thresholds(table: loupe.Table, sheet: Predictions, path: Path) -> dict[str, float]:
+    """Write both thresholds of each class; return those for recall."""
+    columns = zip(table.classes, table.targets.T >= 0.5, sheet.probs.T, strict=True)
+    found = {name: find_thresholds(truth, probs) for name, truth, probs in columns}
+    rows = [(name, *pair) for name, pair in found.items()]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([("class", "recall_threshold", "precision_threshold"), *rows])
+    return {name: pair[0] for name, pair in found.items()}
+
+
+def gate(masks: Path, sheet: Predictions, least: dict[str, float], path: Path) -> None:
+    """Empty the masks of improbable classes; other rows stay as they are."""
+    probs = dict(zip(sheet.ids, sheet.probs, strict=True))
+    with masks.open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    emptied = 0
+    for row in rows:
+        image, _, name = row[0].rpartition("_")
+        # An image that could not be read has NaN, which is below nothing: its masks stay.
+        if row[1] and probs[image][sheet.classes.index(name)] < least[name]:
+            row[1], emptied = "", emptied + 1
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    print(f"{emptied} masks emptied, {len(rows) - emptied} rows unchanged")
+
+
+def main(
+    labels: str, images: str, masks: str, test: str, out: str, *changes: str, **options: Any
+) -> None:
+    """Train twice, show both scores, choose thresholds out of fold, gate the masks.
+
+    `options` are those of `loupe.train`.
+    """
+    table = loupe.split(loupe.read_table(labels, images=images), folds=5, seed=2019)
+    runs = {}
+    for part in ("inner", "heldout"):
+        recipe = loupe.read_recipe(RECIPE, [f"control_on={part}", *changes])
+        runs[part] = loupe.train(table, {"clouds": recipe}, Path(out) / part, **options)
+    show_side_by_side(table, runs)
+    run = runs["inner"]
+    least = write_thresholds(table, run.oof()["clouds"], Path(out) / "thresholds.csv")
+    sheet = loupe.predict(run, loupe.read_table(test, layout="images"))
+    gate(Path(masks), sheet, least, Path(out) / "submission.csv")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:], reporter=make_reporter(make_console(errors=True)))

@@ -1,0 +1,216 @@
+"""What the jobs of a run share, made once before they start.
+
+Start weights and input, decoded pixels, the probe's choice, features of the frozen
+backbone. Each is done only if the run folder does not hold it yet. It must not run
+jobs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from loupe.build import build_network, resolve_input
+from loupe.caching import (
+    Pixels,
+    find_shared_size,
+    measure_pixels,
+    open_pixels,
+    read_pixels,
+)
+from loupe.errors import RecipeError
+from loupe.executors import count_cores
+from loupe.features import check_views, needs_features, save_features
+from loupe.images import InputSpec
+from loupe.jobs import stage_specs
+from loupe.networks import freeze_layers
+from loupe.probing import Timing, choose_engine
+from loupe.progress import Reporter
+from loupe.recipe import Recipe
+from loupe.runs import Run, append_event
+from loupe.settings import Engine, FullStage, HeadStage
+from loupe.starts import match_folds, open_start
+from loupe.table import HOLDOUT, Table
+from loupe.views import check_draws, training_steps
+
+
+def prepare_inputs(
+    run: Run,
+    table: Table,
+    recipes: Mapping[str, Recipe],
+    weights: Path | None,
+    cache_bytes: int,
+    reporter: Reporter,
+) -> None:
+    """Fix each member's start weights and input, once; what does not fit is said here.
+
+    Args:
+        run: Where they are stored.
+        table: With folds.
+        recipes: Member name to recipe.
+        weights: Local folder of pretrained weights.
+        cache_bytes: Limit of the decode cache.
+        reporter: Told of the progress.
+    """
+    for name in run.members:
+        member = run.member(name)
+        if member.prepared:
+            continue
+        recipe = recipes[name]
+        size = find_shared_size(table.images) if isinstance(recipe.input.size, str) else None
+        spec = resolve_input(recipe, weights, image_size=size)
+        if recipe.init_from is not None:
+            match_folds(table, run.folds, recipe.init_from, name)
+            before = open_start(recipe.init_from, name)[1].input_spec()
+            spec = replace(spec, mean=before.mean, std=before.std)
+        elif recipe.input.normalisation == "data":
+            spec = _measure_input(name, table, spec, cache_bytes, reporter)
+        _try_network(recipe, spec, len(table.classes), weights)
+        member.write_recipe(recipe)
+        member.write_input(spec)
+
+
+def _measure_input(
+    name: str, table: Table, spec: InputSpec, cache_bytes: int, reporter: Reporter
+) -> InputSpec:
+    """Take mean and deviation from the run's own images, the hold-out left out."""
+    rows = np.arange(len(table)) if table.folds is None else np.flatnonzero(table.folds != HOLDOUT)
+    pixels = _open(table, spec, cache_bytes, reporter)
+    mean, std = measure_pixels(pixels, rows)
+    shown = ", ".join(f"{m:.3f} +- {s:.3f}" for m, s in zip(mean, std, strict=True))
+    reporter.note(f"{name}: normalised by {len(rows):,} images of the table: {shown}")
+    return replace(spec, mean=mean, std=std)
+
+
+def _try_network(recipe: Recipe, spec: InputSpec, classes: int, weights: Path | None) -> None:
+    """Build the network once, so that what does not fit stops us before any long work."""
+    check_views(recipe)
+    check_draws(recipe.tta, spec)
+    training_steps(recipe.augment, spec)
+    network = build_network(recipe, spec, classes, weights=weights, load=recipe.init_from is None)
+    for sized in stage_specs(recipe, spec).values():
+        build_network(recipe, sized, classes, weights=weights, load=False)
+    for stage in recipe.stages:
+        if isinstance(stage, FullStage):
+            freeze_layers(network, stage.freeze)
+
+
+def choose_engines(run: Run, device: str, reporter: Reporter) -> None:
+    """Let the probe fill each member's engine, once.
+
+    Args:
+        run: Where it is stored.
+        device: torch device.
+        reporter: Told of the choice.
+    """
+    jobs = len(run.members) * len(run.folds)
+    for place, name in enumerate(run.members):
+        member = run.member(name)
+        recipe = member.recipe()
+        if recipe.start.file:
+            reporter.note(f"{name}: starts from {recipe.start.file}")
+        if "auto" not in recipe.engine.model_dump().values():
+            _own_threads(recipe.engine, place, run)
+            continue
+        engine, timings = choose_engine(
+            recipe, member.input_spec(), device=device, jobs=jobs, cores=count_cores()
+        )
+        engine = engine.model_copy(update={"threads": _own_threads(engine, place, run)})
+        member.write_recipe(recipe.model_copy(update={"engine": engine}))
+        append_event(run.log, "probe", member=name, timings=[asdict(t) for t in timings])
+        layout = ", channels-last" if engine.channels_last else ""
+        reporter.note(f"{name}: {engine.precision}{layout}{_describe_timings(timings)}")
+
+
+def _own_threads(engine: Engine, place: int, run: Run) -> tuple[int, ...]:
+    """Of the threads of all jobs, those of one member; a recipe may name its own."""
+    folds = len(run.folds)
+    threads = engine.threads if engine.threads != "auto" else ()
+    own = threads if len(threads) == folds else threads[place * folds :][:folds]
+    if len(own) != folds:
+        raise RecipeError(
+            f"engine.threads has {len(threads)} entries; expected one for each of {folds} folds."
+        )
+    return own
+
+
+def _describe_timings(timings: Sequence[Timing]) -> str:
+    tried = [
+        f"{t.precision}{' channels-last' if t.channels_last else ''} {t.images_per_s:.0f}"
+        for t in timings
+    ]
+    return f" (probed, images/s: {', '.join(tried)})" if tried else ""
+
+
+def decode_images(run: Run, table: Table, cache_bytes: int, reporter: Reporter) -> None:
+    """Decode every image once for each input size that the members use.
+
+    Args:
+        run: Its members' inputs.
+        table: Whose images.
+        cache_bytes: Limit of the decode cache.
+        reporter: Told of the progress.
+    """
+    specs: list[InputSpec] = []
+    for name in run.members:
+        member = run.member(name)
+        spec = member.input_spec()
+        specs += [spec, *stage_specs(member.recipe(), spec).values()]
+    for spec in {spec.digest(): spec for spec in specs}.values():
+        _open(table, spec, cache_bytes, reporter)
+
+
+def _open(table: Table, spec: InputSpec, cache_bytes: int, reporter: Reporter) -> Pixels:
+    reporter.begin(f"decode to {spec.height}x{spec.width}", len(table))
+    pixels = open_pixels(table.images, spec, limit_bytes=cache_bytes, progress=reporter.advance)
+    reporter.end("cached" if pixels.cache is not None else "no room for a cache")
+    return pixels
+
+
+def prepare_features(
+    run: Run, table: Table, weights: Path | None, device: str, cache_bytes: int, reporter: Reporter
+) -> None:
+    """Compute the frozen backbone's features once for all folds and epochs.
+
+    Args:
+        run: Where they are stored.
+        table: Whose images.
+        weights: Local folder of pretrained weights.
+        device: torch device.
+        cache_bytes: Limit of the decode cache.
+        reporter: Told of the progress, and of what it saves.
+    """
+    for name in run.members:
+        member = run.member(name)
+        recipe = member.recipe()
+        if member.features.is_file() or not needs_features(recipe):
+            continue
+        spec = member.input_spec()
+        network = build_network(recipe, spec, len(table.classes), weights=weights)
+        pixels = read_pixels(table.images, spec, limit_bytes=cache_bytes)
+        reporter.begin(f"{name}: features", len(table))
+        begin = time.perf_counter()
+        rows, views = save_features(
+            network, pixels, table.ids, recipe, member.features, device=device, reporter=reporter
+        )
+        seconds = time.perf_counter() - begin
+        append_event(run.log, "features", member=name, seconds=round(seconds, 2))
+        rate = rows * views / seconds
+        reporter.end(f"{views} views, {rate:.0f} images/s, shared by all folds")
+        saved = _count_passes(recipe, table, len(run.folds)) / rate - seconds
+        if saved > 0:
+            reporter.note(
+                f"{name}: sending the images through the frozen network in every epoch of every "
+                f"fold would take about {saved:,.0f} s more"
+            )
+
+
+def _count_passes(recipe: Recipe, table: Table, folds: int) -> int:
+    """Images that the head stage would send through the network without shared features."""
+    stage = recipe.stages[0]
+    epochs = stage.epochs or 0 if isinstance(stage, HeadStage) else 0
+    return epochs * len(table) * max(1, folds - 1)

@@ -1,0 +1,244 @@
+"""Whole trainings of each kind: what they promise, on a tiny table and network."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+import loupe
+from loupe.errors import LeakageError, RecipeError, RunError
+from loupe.recipe import read_recipe
+from loupe.scoring import read_scores
+from loupe.table import HOLDOUT
+from loupe.watching import list_metrics
+
+ENGINE = {"precision": "fp32", "channels_last": False}
+BASE = {
+    "network": {"name": "test_resnet"},
+    "input": {"size": 32},
+    "stages": [{"train": "all", "epochs": 2, "lr": 1e-3}],
+    "batch_size": 4,
+    "engine": ENGINE,
+}
+
+
+def train(table, recipe, out, weights, **more):
+    recipes = {"m": recipe if not isinstance(recipe, dict) else read_recipe(BASE | recipe)}
+    return loupe.train(
+        table, recipes, out, weights=weights, device="cpu", executor="serial", **more
+    )
+
+
+def read_history(run, fold=0):
+    with run.member("m").fold(fold).history.open(encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_the_history_has_every_metric_of_what_is_watched_and_trained_on(binary, weights, tmp_path):
+    recipe = {"early_stop": {"patience": 5}, "control_share": 0.3, "train_metrics": True}
+    run = train(binary, recipe, tmp_path / "r", weights)
+    lines = read_history(run)
+    names = list_metrics(binary.classes, exclusive=False)
+    wanted = ["stage", "epoch", "lr", "loss"]
+    wanted += [f"{part}/{name}" for part in ("val", "train") for name in names]
+    assert list(lines[0]) == wanted
+    assert "val/pr_auc" in wanted
+    assert f"train/recall/{binary.classes[0]}" in wanted
+    assert [line["epoch"] for line in lines] == ["1", "2"]
+    assert float(lines[0]["val/loss"]) > 0
+
+
+def test_without_anything_to_watch_all_rows_are_trained_on(binary, weights, tmp_path):
+    run = train(binary, {}, tmp_path / "r", weights)
+    assert list(read_history(run)[0]) == ["stage", "epoch", "lr", "loss"]
+
+
+def test_the_first_batch_is_kept_as_a_picture(binary, weights, tmp_path):
+    run = train(binary, {"mixing": {"cutmix": 1.0}}, tmp_path / "r", weights)
+    with Image.open(run.member("m").fold(1).first_batch) as picture:
+        assert min(picture.size) >= 128
+
+
+def test_watching_the_held_out_fold_is_stamped_wherever_scores_are_shown(binary, weights, tmp_path):
+    recipe = {"checkpoint": {"metric": "average_precision"}, "control_on": "heldout"}
+    run = train(binary, recipe, tmp_path / "r", weights)
+    (stamp,) = json.loads(run.scores_file.read_text())["stamps"]
+    assert stamp.startswith("OPTIMISTIC")
+    assert "control_on: heldout" in stamp
+    assert run.manifest()["stamps"] == [stamp]
+    harmless = train(binary, {"control_on": "heldout"}, tmp_path / "s", weights)
+    assert harmless.manifest()["stamps"] == []
+
+
+def test_shared_features_give_what_the_plain_path_gives(binary, weights, tmp_path):
+    head = {"widths": [8], "dropout": 0.25, "batch_norm": True, "init": "he_normal"}
+    network = {"name": "test_resnet", "head": head}
+    stages = {"epochs": 4, "lr": 0.01}
+    shared = {"network": network, "stages": [{"train": "head", "views": ["identity"], **stages}]}
+    plain = {"network": network, "stages": [{"train": "all", "freeze": ["backbone"], **stages}]}
+    one = train(binary, shared, tmp_path / "shared", weights)
+    two = train(binary, plain, tmp_path / "plain", weights)
+    np.testing.assert_allclose(one.oof()["m"].probs, two.oof()["m"].probs, atol=1e-4)
+    losses = [[float(line["loss"]) for line in read_history(run)] for run in (one, two)]
+    np.testing.assert_allclose(losses[0], losses[1], atol=1e-4)
+    assert losses[0][-1] < losses[0][0]
+    before = load_file(weights / "test_resnet.safetensors")
+    after = load_file(two.member("m").fold(0).weights)
+    kept = [key for key in before if not key.startswith("fc.")]
+    assert all(np.array_equal(after[f"backbone.{key}"], before[key]) for key in kept)
+
+
+def test_draws_of_the_augmentation_are_kept_for_a_head(binary, weights, tmp_path):
+    recipe = {
+        "augment": ["HorizontalFlip", {"Rotate": {"limit": 30, "p": 1.0}}],
+        "stages": [{"train": "head", "epochs": 3, "views": 5, "lr": 0.01}],
+        "tta": {"draws": 2, "augment": ["HorizontalFlip"]},
+    }
+    run = train(binary, recipe, tmp_path / "r", weights)
+    features = np.load(run.member("m").features)
+    assert features.shape[:2] == (16, 6)
+    assert len({features[0, view].tobytes() for view in range(6)}) == 6
+
+
+@pytest.mark.parametrize("sampling", ["under", "over", "weighted"])
+def test_rows_are_sampled_by_class(exclusive, weights, tmp_path, sampling):
+    run = train(exclusive, {"sampling": sampling}, tmp_path / "r", weights)
+    assert run.oof()["m"].readable.all()
+
+
+def test_a_stage_may_have_its_own_size_loss_and_schedule(exclusive, weights, tmp_path):
+    stages = [
+        {"train": "all", "epochs": 1, "size": 24, "loss": {"name": "focal"}},
+        {"train": "all", "epochs": 1, "schedule": {"name": "ramp", "start_lr": 1e-4}},
+    ]
+    run = train(exclusive, {"stages": stages}, tmp_path / "r", weights)
+    assert float(read_history(run)[1]["lr"]) == pytest.approx(1e-4)
+
+
+def test_half_precision_trains_and_is_repeated(exclusive, weights, tmp_path):
+    recipe = {"engine": {"precision": "fp16", "channels_last": False}}
+    one = train(exclusive, recipe, tmp_path / "one", weights)
+    two = train(exclusive, recipe, tmp_path / "two", weights)
+    np.testing.assert_array_equal(one.oof()["m"].probs, two.oof()["m"].probs)
+
+
+def test_crops_are_random_in_training_and_a_grid_at_prediction(binary, weights, tmp_path):
+    recipe = {"input": {"size": [40, 48], "crop": 32}, "checkpoint": {}, "control_share": 0.3}
+    run = train(binary, recipe, tmp_path / "r", weights)
+    assert loupe.predict(run, binary.select([0, 1])).probs.shape == (2, 1)
+
+
+def test_the_input_may_be_a_factor_and_normalised_by_the_data(binary, weights, tmp_path):
+    recipe = {"input": {"size": "x0.5", "normalisation": "data"}}
+    spec = train(binary, recipe, tmp_path / "r", weights).member("m").input_spec()
+    assert (spec.height, spec.width) == (24, 24)
+    assert spec.mean != (0.485, 0.456, 0.406)
+    assert all(0 < value < 1 for value in (*spec.mean, *spec.std))
+
+
+# Going on from a run ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def first(binary, weights, tmp_path_factory):
+    return train(binary, {}, tmp_path_factory.mktemp("first") / "r", weights)
+
+
+def test_a_run_goes_on_from_another_fold_by_fold(first, binary, weights, tmp_path):
+    stages = [{"train": "all", "epochs": 1, "lr": 1e-12}]
+    recipe = {"init_from": str(first.folder), "stages": stages}
+    recipe["optimizer"] = {"weight_decay": 0}
+    recipe["stages"][0]["freeze_norm"] = True
+    run = train(binary, recipe, tmp_path / "r", weights)
+    np.testing.assert_allclose(run.oof()["m"].probs, first.oof()["m"].probs, atol=1e-4)
+    assert not np.array_equal(
+        *(load_file(r.member("m").fold(f).weights)["head.weight"] for r, f in [(run, 0), (run, 1)])
+    )
+
+
+def test_going_on_with_other_folds_is_a_leak(first, binary, weights, tmp_path):
+    turned = replace(binary, folds=np.arange(16, dtype=np.int16) % 2, groups=None)
+    with pytest.raises(LeakageError, match=r"fold 0 holds out were trained on.*same\s+folds"):
+        train(
+            turned,
+            {"init_from": str(first.folder)},
+            tmp_path / "r",
+            weights,
+            group="none",
+            allow_leak=True,
+        )
+
+
+def test_swapped_fold_numbers_are_found(first, binary, weights, tmp_path):
+    swapped = replace(binary, folds=1 - binary.folds)
+    recipe = {
+        "init_from": str(first.folder),
+        "optimizer": {"weight_decay": 0},
+        "stages": [{"train": "all", "epochs": 1, "lr": 1e-12, "freeze_norm": True}],
+    }
+    run = train(swapped, recipe, tmp_path / "r", weights)
+    np.testing.assert_allclose(run.oof()["m"].probs, first.oof()["m"].probs, atol=1e-4)
+
+
+def test_a_head_stage_cannot_go_on_from_folds(first):
+    with pytest.raises(RecipeError, match="init_from"):
+        read_recipe({"init_from": str(first.folder), "stages": [{"train": "head"}]})
+
+
+# Refit --------------------------------------------------------------------------------------------
+
+
+def test_a_refit_trains_on_all_rows_and_inherits_scores_and_rule(first, binary, weights, tmp_path):
+    first.rule_file.write_text('{"thresholds": [0.4]}', encoding="utf-8")
+    run = loupe.train(
+        binary, out=tmp_path / "r", refit=first.folder, weights=weights, executor="serial"
+    )
+    first.rule_file.unlink()
+    assert run.refit
+    assert [p.name for p in run.member("m").folder.iterdir() if p.is_dir()] == ["all"]
+    assert run.rule_file.read_text() == '{"thresholds": [0.4]}'
+    assert read_scores(run) == read_scores(first)
+    stamps = json.loads(run.scores_file.read_text())["stamps"]
+    assert any(stamp.startswith("REFIT") for stamp in stamps)
+    with pytest.raises(RunError, match="trained on all rows"):
+        run.oof()
+    sheet = loupe.predict(run, binary)
+    assert not sheet.held_out.any()
+    assert sheet.readable.all()
+
+
+def test_a_refit_leaves_the_hold_out_alone(binary, weights, tmp_path):
+    folds = binary.folds.copy()
+    folds[:2] = HOLDOUT
+    kept = replace(binary, folds=folds, groups=None)
+    source = train(kept, {}, tmp_path / "cv", weights, group="none", allow_leak=True)
+    plain = replace(binary, folds=None)
+    run = loupe.train(
+        plain, out=tmp_path / "r", refit=source.folder, weights=weights, executor="serial"
+    )
+    assert run.table().folds.tolist() == [HOLDOUT] * 2 + [-1] * 14
+    assert loupe.predict(run, binary).held_out.tolist() == [True] * 2 + [False] * 14
+
+
+def test_a_refit_of_a_refit_is_refused(first, binary, weights, tmp_path):
+    run = loupe.train(
+        binary, out=tmp_path / "r", refit=first.folder, weights=weights, executor="serial"
+    )
+    with pytest.raises(RunError, match="itself a refit"):
+        loupe.train(binary, out=tmp_path / "s", refit=run.folder, weights=weights)
+
+
+def test_unknown_metrics_and_classes_are_named_before_any_work(binary, weights, tmp_path):
+    with pytest.raises(RecipeError, match="pr_auc"):
+        train(binary, {"early_stop": {"metric": "pr_auk"}}, tmp_path / "r", weights)
+    with pytest.raises(RecipeError, match="defect"):
+        train(binary, {"loss": {"class_weights": {"defekt": 2.0}}}, tmp_path / "r", weights)
+    with pytest.raises(RecipeError, match="taylor"):
+        train(binary, {"loss": {"name": "taylor"}}, tmp_path / "r", weights)
+    assert not (tmp_path / "r").exists()
