@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export UV_PROJECT_ENVIRONMENT := $(VENV)
+# Compiled once here, not by every process: some machines forbid Python to keep what it compiled.
+export UV_COMPILE_BYTECODE := 1
 
 .PHONY: setup demo test test-slow lint types format docs bench clean
 
@@ -39,6 +41,7 @@ format: setup
 
 docs: setup
 	$(BIN)/python -m docs.generate
+	$(BIN)/python -m docs.plots
 
 # make bench DATA=folder-with-labels.csv-and-images WEIGHTS=folder-of-safetensors
 bench: setup

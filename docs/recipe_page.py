@@ -284,7 +284,7 @@ def _meaning(name: str, field: Mapping[str, Any]) -> str:
 def _describe_step(kind: type[BaseModel]) -> str:
     """Show a step; its parameters are explained in its docstring."""
     prose, _, attributes = inspect.cleandoc(kind.__doc__ or "").partition("\nAttributes:\n")
-    meanings = _read_attributes(attributes)
+    meanings = _read_attributes(attributes.partition("\n\n")[0])
     rows = ["| parameter | values | default | meaning |", "|---|---|---|---|"]
     properties = kind.model_json_schema()["properties"]
     for name in [n for n in properties if n not in {"name", "p"}] + ["p"]:

@@ -24,7 +24,11 @@ from loupe.table import count_classes
 from loupe.terminal import make_console, make_reporter
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-NETWORKS = {"xception": "Xception", "b4": "EfficientNetB4", "densenet": "DenseNet201"}
+NETWORKS = {
+    "xception": ["network.name=Xception"],
+    "b4": ["network.name=EfficientNetB4", "network.drop_path=0.2"],  # as Keras' has by default
+    "densenet": ["network.name=DenseNet201"],
+}
 TILE, CAPTION, COLUMNS, ROWS = 150, 34, 6, 3
 
 
@@ -63,10 +67,8 @@ def main(train: str, test: str, out: str, *changes: str, folds: int = 5, **optio
 
     def recipes(file: str, *more: str) -> dict[str, loupe.Recipe]:
         """Read one recipe for each network."""
-        return {
-            name: loupe.read_recipe(RECIPES / file, [f"network.name={network}", *more, *changes])
-            for name, network in NETWORKS.items()
-        }
+        read = loupe.read_recipe
+        return {name: read(RECIPES / file, [*n, *more, *changes]) for name, n in NETWORKS.items()}
 
     first = loupe.train(table, recipes("art.yaml"), place / "first", **options)
     again = recipes("art_retrain.yaml", f"init_from={first.folder}")

@@ -30,6 +30,9 @@ class MovingAverage(Generic[Net]):
     """
 
     def __init__(self, network: Net, decay: float) -> None:
+        # What is frozen does not move; an average of it would cost as much as the rest.
+        still = {n for n, p in network.named_parameters() if not p.requires_grad}
+        self.moving = [n for n in network.state_dict() if n not in still]
         self.decay = decay
         self.step = 0
         self.network: Net = copy.deepcopy(network).eval()
@@ -41,9 +44,9 @@ class MovingAverage(Generic[Net]):
         self.step += 1
         keep = min(self.decay, (1 + self.step) / (10 + self.step)) if self.decay else 0.0
         mine, theirs = self.network.state_dict(), network.state_dict()
-        floats = [k for k, v in mine.items() if v.dtype.is_floating_point]
+        floats = [k for k in self.moving if mine[k].dtype.is_floating_point]
         torch._foreach_lerp_([mine[k] for k in floats], [theirs[k] for k in floats], 1 - keep)
-        for key in mine.keys() - set(floats):
+        for key in set(self.moving) - set(floats):
             mine[key].copy_(theirs[key])
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, Tag
+from pydantic import BeforeValidator, Field, Tag, model_validator
 
 from loupe.parts import (
     FIRST,
@@ -81,7 +81,7 @@ class BiTempered(_Loss):
     name: Literal["bi_tempered"] = "bi_tempered"
     t1: Annotated[float, Field(ge=0, le=1)] = 0.8
     """Temperature of the logarithm; below 1 the loss is bounded."""
-    t2: Annotated[float, Field(ge=1)] = 1.4
+    t2: Annotated[float, Field(ge=1, le=8)] = 1.4
     """Temperature of the softmax; above 1 its tail is heavy."""
 
 
@@ -90,7 +90,7 @@ class Taylor(_Loss):
 
     name: Literal["taylor"] = "taylor"
     terms: Count = 2
-    """Terms of the series; 1 is the mean absolute error, many are cross-entropy."""
+    """Terms of the series; 1 is half the absolute error, many are cross-entropy."""
 
 
 class SymmetricCrossEntropy(_Loss):
@@ -180,6 +180,12 @@ class Sgd(_Optimizer):
     """Share of the last step that is kept."""
     nesterov: bool = False
     """Look ahead along the momentum."""
+
+    @model_validator(mode="after")
+    def _check_nesterov(self) -> Sgd:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov looks ahead along the momentum, which is 0")
+        return self
 
 
 Optimizer = Annotated[

@@ -12,6 +12,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -250,6 +251,7 @@ def predict(
     Exit code 1 if some images could not be read; their rows say why.
     """
     import loupe
+    from loupe.inference import count_run_views
     from loupe.predictions import decide_plainly
 
     reading = {name: writing.pop(name) for name in ("images", "image_column")}
@@ -260,7 +262,11 @@ def predict(
     _check_writing(out, form, table, trained, options)
     predictions = loupe.predict(run, table, views=views, device=device, reporter=_reporter())
     decisions = decide_plainly(predictions)
-    _write_predictions(out, form, _answer(predictions, decisions, trained), options)
+    answers = _answer(predictions, decisions, trained)
+    if form == "probabilities":
+        times = count_run_views(loupe.open_run(run), views=views)
+        answers = replace(answers, probs=answers.probs * times)
+    _write_predictions(out, form, answers, options)
     _show_shares(predictions, decisions)
     failed = int((~predictions.readable).sum())
     seen = int((~predictions.held_out & predictions.readable).sum())

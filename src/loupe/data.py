@@ -23,6 +23,7 @@ from torch import Tensor
 from loupe.augment import Steps, augment_image, augment_labelled, drops_masks, sample_rng
 from loupe.caching import Pixels
 from loupe.decoding import read_size
+from loupe.errors import MaskError
 from loupe.images import prepare_masks
 from loupe.masks import decode_rle
 from loupe.table import Float32
@@ -160,5 +161,8 @@ def _fit_masks(samples: Samples, row: int) -> NDArray[np.uint8]:
     """Bring the masks of one row into the frame of its prepared image, (h, w, K)."""
     texts = samples.masks[row] if samples.masks is not None else ()
     height, width = read_size(samples.pixels.images[row])
-    masks = [decode_rle(text, height, width) for text in texts]
+    try:
+        masks = [decode_rle(text, height, width) for text in texts]
+    except MaskError as error:
+        raise MaskError(f"{samples.ids[row]}: {error}") from None
     return prepare_masks(np.stack(masks, axis=2).astype(np.uint8), samples.pixels.spec)

@@ -269,6 +269,11 @@ def _run_epoch(
     return _finite_mean(losses, progress), rate
 
 
+def _trained(task: Task) -> Rows:
+    """Training rows whose metrics are asked for."""
+    return task.rows if task.recipe.train_metrics else task.rows[:0]
+
+
 def _draw_rows(task: Task, progress: Progress) -> Rows:
     return draw_rows(
         task.rows,
@@ -316,7 +321,7 @@ def _train_step(stage: _Stage, batch: Batch, task: Task) -> Tensor:
     weights = None if batch.weights is None else batch.weights.to(task.device)
     value = stage.plan.loss(logits, batch.targets.to(task.device), weights) + network.penalty()
     optimizer.zero_grad(set_to_none=True)
-    scaler.scale(value).backward()
+    scaler.scale(value).backward()  # type: ignore[no-untyped-call]
     scaler.unscale_(optimizer)
     clip_gradients(task.recipe.optimizer, network.parameters())
     scaler.step(optimizer)

@@ -64,8 +64,9 @@ def mix_batch(
 
     One uniform number decides for the batch: CutMix, MixUp, or neither. Partners are
     a random permutation of the batch, so an image may be its own. With s the share
-    that an image keeps, its targets become s t + (1 - s) t', its row weight alike;
-    dashes mark the partner's.
+    that an image keeps, its targets become s t + (1 - s) t'; dashes mark the partner's. Row
+    weights become s w + (1 - s) w', and the targets count by them, so that
+    cross-entropy of the mixture is the mixture of the weighted cross-entropies.
 
     * CutMix: lambda ~ Beta(alpha, alpha). A box of sqrt(1 - lambda) times the height
       and the width, about a point uniform over the image, is taken from the partner,
@@ -116,11 +117,12 @@ def mix_batch(
         made, share = _cut_mix(images, partner, mixing.cutmix_alpha, rng)
     else:
         made, share = _mix_up(images, partner, mixing.mixup_alpha, rng)
-    return Mixed(
-        images=made,
-        targets=_blend(targets, partner, share),
-        weights=None if weights is None else _blend(weights, partner, share),
-    )
+    if weights is None:
+        return Mixed(images=made, targets=_blend(targets, partner, share), weights=None)
+    # So that the weighted loss of the mixture is the mixture of the weighted losses.
+    mixed = _blend(weights, partner, share)
+    weighted = _blend(targets * weights[:, None], partner, share)
+    return Mixed(images=made, targets=weighted / mixed[:, None], weights=mixed)
 
 
 def _cut_mix(

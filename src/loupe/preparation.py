@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from loupe.build import build_network, resolve_input
 from loupe.caching import (
@@ -27,7 +28,7 @@ from loupe.executors import count_cores
 from loupe.features import check_views, needs_features, save_features
 from loupe.images import InputSpec
 from loupe.jobs import stage_specs
-from loupe.networks import freeze_layers
+from loupe.networks import Classifier, freeze_layers
 from loupe.probing import Timing, choose_engine
 from loupe.progress import Reporter
 from loupe.recipe import Recipe
@@ -92,11 +93,25 @@ def _try_network(recipe: Recipe, spec: InputSpec, classes: int, weights: Path | 
     check_draws(recipe.tta, spec)
     training_steps(recipe.augment, spec)
     network = build_network(recipe, spec, classes, weights=weights, load=recipe.init_from is None)
-    for sized in stage_specs(recipe, spec).values():
-        build_network(recipe, sized, classes, weights=weights, load=False)
+    for number, sized in stage_specs(recipe, spec).items():
+        _try_size(network, sized, number)
     for stage in recipe.stages:
         if isinstance(stage, FullStage):
             freeze_layers(network, stage.freeze)
+
+
+@torch.inference_mode()
+def _try_size(network: Classifier, spec: InputSpec, number: int) -> None:
+    """Show the network one blank image of the size of a stage."""
+    shape = (1, spec.network_height, spec.network_width, spec.channels)
+    try:
+        network.eval()(torch.zeros(shape, dtype=torch.uint8))
+    except (AssertionError, RuntimeError) as error:
+        raise RecipeError(
+            f"stages.{number}.size is {spec.height} x {spec.width}, which this network does not "
+            f"take beside its input.size ({str(error).partition(chr(10))[0]}). Leave the stage's "
+            "size out, or take a network without position embeddings."
+        ) from None
 
 
 def choose_engines(run: Run, device: str, reporter: Reporter) -> None:

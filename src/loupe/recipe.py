@@ -107,6 +107,16 @@ class Recipe(Part):
                 "a stage with 'train: head' comes after another one; it is fitted on features "
                 "of the start weights, so it must be the first"
             )
+        for stage in self.stages:
+            mixing = (isinstance(stage, FullStage) and stage.mixing) or self.mixing
+            if mixing.mixes_never(stage.epochs or 0) and isinstance(stage, FullStage):
+                raise ValueError(
+                    f"mixing skips {mixing.skip_first} epochs at the start and "
+                    f"{mixing.skip_last} at the end of a stage of {stage.epochs}, so nothing "
+                    "would be mixed"
+                )
+        if self.network.head.batch_norm and self.batch_size == 1:
+            raise ValueError("network.head.batch_norm needs a batch_size of 2 or more")
         first = self.stages[0]
         if not isinstance(first, HeadStage):
             return self

@@ -31,7 +31,7 @@ from loupe.predictions import Predictions, read_predictions
 from loupe.recipe import Recipe, read_recipe, write_recipe
 from loupe.table import Table, read_snapshot, write_snapshot
 
-SCHEMA = 1
+SCHEMA = 2
 REFIT = -1
 """Number of the one fold of a refit run: trained on all rows, nothing held out."""
 _LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "torch", "timm", "torchvision")

@@ -134,6 +134,15 @@ class Mixing(Part):
     skip_last: Whole = 0
     """Epochs without mixing at the end of a stage."""
 
+    def mixes_never(self, epochs: int) -> bool:
+        """Return True if a stage is too short for what is to be mixed.
+
+        Args:
+            epochs: Of the stage.
+        """
+        wanted = self.cutmix + self.mixup > 0
+        return wanted and self.skip_first + self.skip_last >= epochs
+
     @model_validator(mode="after")
     def _check_sum(self) -> Mixing:
         if self.cutmix + self.mixup > 1:

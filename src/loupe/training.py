@@ -22,7 +22,7 @@ from loupe.caching import DEFAULT_LIMIT_BYTES
 from loupe.defaults import choose_recipe
 from loupe.errors import RecipeError, RunError, TableError
 from loupe.executors import Executor, count_cores, map_jobs
-from loupe.features import head_only
+from loupe.features import count_draws, head_only
 from loupe.following import following
 from loupe.inference import choose_device
 from loupe.jobs import Job, run_job
@@ -33,7 +33,7 @@ from loupe.progress import Reporter, Silent
 from loupe.recipe import Recipe, change_recipe, read_recipe
 from loupe.runs import Run, append_event, create_run, digest_sizes, open_run
 from loupe.scoring import finish_refit, finish_run
-from loupe.settings import Start
+from loupe.settings import Draws, Start
 from loupe.splitting import check_folds, split
 from loupe.starts import digest_start
 from loupe.table import ALWAYS_TRAINED, HOLDOUT, Table
@@ -251,6 +251,12 @@ def _check_members(members: Mapping[str, Recipe], table: Table) -> None:
             build_loss(loss, exclusive=table.exclusive, class_weights=weights)
         if drops_masks(recipe.augment):
             check_mask_dropout(table)
+        drawn = recipe.tta.augment if isinstance(recipe.tta, Draws) else ()
+        if drops_masks((*drawn, *(recipe.augment if count_draws(recipe) else ()))):
+            raise RecipeError(
+                "MaskDropout changes labels, so it belongs to stages with 'train: all'; it can "
+                "neither make the views of a head stage nor those of prediction (tta)."
+            )
 
 
 def _read_members(

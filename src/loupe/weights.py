@@ -84,7 +84,8 @@ def find_weights(name: str, folder: Path | None) -> WeightsFile | None:
     """Find the local weights of a network.
 
     A file fits if its name without suffix is `name`, or if its architecture is
-    `name` without the tag after the dot; the exact file name wins.
+    `name` without the tag after the dot; the exact file name wins. A file whose own
+    name has another tag holds other weights, and does not fit.
 
     Args:
         name: timm name, with or without a tag.
@@ -92,8 +93,17 @@ def find_weights(name: str, folder: Path | None) -> WeightsFile | None:
     """
     files = () if folder is None else list_weights(folder)
     exact = [file for file in files if file.path.stem == name]
-    alike = [file for file in files if file.architecture == name.partition(".")[0]]
+    base, _, tag = name.partition(".")
+    alike = [
+        file
+        for file in files
+        if file.architecture == base and (not tag or _tag(file) in {"", tag})
+    ]
     return next(iter(exact + alike), None)
+
+
+def _tag(file: WeightsFile) -> str:
+    return file.path.stem.partition(".")[2]
 
 
 def read_header(path: Path) -> WeightsFile:

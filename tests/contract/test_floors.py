@@ -107,7 +107,8 @@ LIBRARIES: dict[str, set[str]] = {
     "timm": {"build", "optimizers"},
     "torch": {
         "averaging", "build", "control", "data", "evaluation", "features", "fitting", "heads",
-        "inference", "jobs", "losses", "mixing", "networks", "optimizers", "probing", "training",
+        "inference", "jobs", "losses", "mixing", "networks", "optimizers", "preparation", "probing",
+        "training",
     },
     "yaml": {"recipe"},
 }  # fmt: skip
