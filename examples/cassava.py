@@ -25,7 +25,7 @@ from loupe.scoring import read_scores
 from loupe.terminal import make_console, make_reporter
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "cassava.yaml"
-CELL = 64
+CELL, MARGIN = 64, 230
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -36,13 +36,14 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
         writer.writerows(rows)
 
 
-def draw_heat_map(shares: NDArray[Any], path: Path) -> None:
-    """Draw the share of each row (truth) in each column (prediction); dark is much."""
-    side = len(shares) * CELL
-    picture = Image.new("RGB", (side, side), "white")
-    pen = ImageDraw.Draw(picture)
+def draw_heat_map(names: Sequence[str], shares: NDArray[Any], path: Path) -> None:
+    """Draw the share of each row (given) in each column (predicted, same order)."""
+    size = (MARGIN + len(names) * CELL, len(names) * CELL)
+    pen = ImageDraw.Draw(picture := Image.new("RGB", size, "white"))
+    for row, name in enumerate(names):
+        pen.text((8, row * CELL + CELL // 3), name, fill="black")
     for (row, column), share in np.ndenumerate(np.nan_to_num(shares)):
-        x, y = column * CELL, row * CELL
+        x, y = MARGIN + column * CELL, row * CELL
         fade = round(255 * (1 - share))
         pen.rectangle((x, y, x + CELL - 2, y + CELL - 2), fill=(fade, fade, 255))
         ink = "white" if share > 0.5 else "black"
@@ -60,7 +61,7 @@ def main(labels: str, images: str, names: str, out: str, *changes: str, **option
     recipe = loupe.read_recipe(RECIPE, changes)
     run = loupe.train(table, {"cassava": recipe}, Path(out) / "run", **options)
     sheet = run.oof()["cassava"]
-    votes = sheet.probs * count_run_views(run)
+    votes = sheet.probs.astype(np.float64) * count_run_views(run)
     rows = (
         (key, *sums.round(4).tolist(), sheet.classes[sums.argmax()])
         for key, sums in zip(sheet.ids, votes, strict=True)
@@ -73,7 +74,7 @@ def main(labels: str, images: str, names: str, out: str, *changes: str, **option
     write_rows(Path(out) / "confusion.csv", ("given", *table.classes), lines)
     with np.errstate(invalid="ignore"):
         shares = counts / counts.sum(axis=1, keepdims=True)
-    draw_heat_map(shares, Path(out) / "confusion.png")
+    draw_heat_map(table.classes, shares, Path(out) / "confusion.png")
     whole = next(s for s in read_scores(run) if s.metric == "accuracy")
     print(f"accuracy {whole.value:.3f}  [{whole.low:.3f}, {whole.high:.3f}]  of {whole.n} rows")
     for name, share, line in zip(table.classes, np.diag(shares), counts, strict=True):

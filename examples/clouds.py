@@ -4,7 +4,8 @@ python examples/clouds.py train.csv train_images segmented.csv test_images OUT [
 
 `segmented.csv` is a submission of masks: `Image_Label` (`<file>_<class>`) and
 `EncodedPixels`. What follows OUT changes the recipe, as --set does. Writes
-OUT/thresholds.csv and OUT/submission.csv, the masks that are left.
+OUT/thresholds.csv, OUT/curves.png (it needs matplotlib) and OUT/submission.csv, the
+masks that are left.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import loupe
@@ -54,15 +56,42 @@ def show_side_by_side(table: loupe.Table, runs: dict[str, loupe.Run]) -> None:
         print(f"held out: {stamp}")
 
 
-def write_thresholds(table: loupe.Table, sheet: Predictions, path: Path) -> dict[str, float]:
-    """Write both thresholds of each class; return those for recall."""
+Thresholds = dict[str, tuple[float, float]]
+
+
+def choose_thresholds(table: loupe.Table, sheet: Predictions) -> Thresholds:
+    """Return both thresholds of each class."""
     columns = zip(table.classes, table.targets.T >= 0.5, sheet.probs.T, strict=True)
-    found = {name: find_thresholds(truth, probs) for name, truth, probs in columns}
+    return {name: find_thresholds(truth, probs) for name, truth, probs in columns}
+
+
+def write_thresholds(found: Thresholds, path: Path) -> None:
+    """Write both thresholds of each class."""
     rows = [(name, *pair) for name, pair in found.items()]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerows([("class", "recall_threshold", "precision_threshold"), *rows])
-    return {name: pair[0] for name, pair in found.items()}
+
+
+def draw_curves(table: loupe.Table, sheet: Predictions, found: Thresholds, path: Path) -> None:
+    """Draw precision over recall of each class, with both thresholds marked."""
+    figure = Figure(figsize=(3 * len(table.classes), 3.2), layout="constrained")
+    truths, panels = table.targets.T >= 0.5, figure.subplots(1, len(table.classes), sharey=True)
+    for name, truth, probs, panel in zip(
+        table.classes, truths, sheet.probs.T, np.atleast_1d(panels), strict=True
+    ):
+        hits = np.cumsum(truth[np.argsort(-probs, kind="stable")])
+        panel.plot(hits / max(hits[-1], 1), hits / np.arange(1, len(hits) + 1), color="#0072B2")
+        for mark, label, level in zip("ov", ("recall", "precision"), found[name], strict=True):
+            if math.isnan(level):
+                continue
+            kept = truth[probs >= level]
+            place = (kept.sum() / max(truth.sum(), 1), kept.mean())
+            panel.plot(*place, mark, color="#D55E00", label=f"for {label}: {level:.3f}")
+        panel.set(title=name, xlabel="recall", xlim=(0, 1.02), ylim=(0, 1.02))
+        panel.legend(fontsize=7, loc="lower left")
+    np.atleast_1d(panels)[0].set_ylabel("precision")
+    figure.savefig(path, dpi=100)
 
 
 def gate(masks: Path, sheet: Predictions, least: dict[str, float], path: Path) -> None:
@@ -95,7 +124,11 @@ def main(
         runs[part] = loupe.train(table, {"clouds": recipe}, Path(out) / part, **options)
     show_side_by_side(table, runs)
     run = runs["inner"]
-    least = write_thresholds(table, run.oof()["clouds"], Path(out) / "thresholds.csv")
+    oof = run.oof()["clouds"]
+    found = choose_thresholds(table, oof)
+    write_thresholds(found, Path(out) / "thresholds.csv")
+    draw_curves(table, oof, found, Path(out) / "curves.png")
+    least = {name: pair[0] for name, pair in found.items()}
     sheet = loupe.predict(run, loupe.read_table(test, layout="images"))
     gate(Path(masks), sheet, least, Path(out) / "submission.csv")
 
