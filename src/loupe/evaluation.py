@@ -68,7 +68,8 @@ def evaluate(
     )
     network.train(training)
     targets = samples.targets[rows]
-    value = float(loss(logits, torch.from_numpy(targets).to(logits.device), None))
+    fit = loss(logits, torch.from_numpy(targets).to(logits.device), None)
+    value = float(fit + network.penalty())
     probs = to_probabilities(logits, exclusive=exclusive).cpu().numpy()
     return measure(targets, np.clip(probs, 0, 1), value, classes=classes, exclusive=exclusive)
 

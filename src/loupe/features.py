@@ -74,15 +74,24 @@ def list_views(recipe: Recipe) -> tuple[ViewName, ...]:
 
 
 def check_views(recipe: Recipe) -> None:
-    """Refuse named views of images of which the network sees only crops.
+    """Refuse what cannot be had of images of which the network sees only crops.
 
     Raises:
-        RecipeError: the head stage names views, but `input.crop` is set.
+        RecipeError: `input.crop` is set and the head stage names views, or metrics of
+            its rows as they are would be needed.
     """
     if recipe.input.crop and needs_features(recipe) and not count_draws(recipe):
         raise RecipeError(
             "stages.0.views names fixed views, but input.crop lets the network see crops only; "
             "set it to a number of random draws, such as 'views: 8'."
+        )
+
+    measured = recipe.watched_metrics or recipe.train_metrics
+    if recipe.input.crop and needs_features(recipe) and measured:
+        raise RecipeError(
+            "input.crop with a stage 'train: head' keeps features of random crops only, so no "
+            "metric can be taken of whole images; leave out early_stop, checkpoint, plateau and "
+            "train_metrics, or use 'train: all' with 'freeze: [backbone]'."
         )
 
 

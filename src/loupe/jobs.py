@@ -41,6 +41,8 @@ from loupe.tasks import Epoch, Progress, Task
 from loupe.views import training_steps
 from loupe.watching import list_metrics
 
+SAVE_EVERY_S = 10.0
+"""Epochs that end sooner after the last saved state are repeated by a continued run."""
 INNER_SHARE = 0.2
 """Share of a fold's training rows on which `l2: auto` is judged."""
 
@@ -76,12 +78,16 @@ def run_job(job: Job) -> None:
     network = _resume(run, job, task, progress)
 
     columns = _history_columns(task)
+    saved = float("-inf")
 
     def on_epoch(epoch: Epoch, current: Classifier, now: Progress) -> None:
+        nonlocal saved
         # The history comes first: lines past the state are cut when the epoch is repeated.
         _append_history(files, epoch, now.total_epochs, columns)
-        _save_state(files, current, now)
-        _log_epoch(run, job, epoch)
+        if time.monotonic() - saved >= SAVE_EVERY_S:
+            _save_state(files, current, now)
+            saved = time.monotonic()
+        _log_epoch(run, job, task, epoch)
 
     def on_first_batch(batch: Batch) -> None:
         _save_picture(files, batch, task.classes)
@@ -289,9 +295,9 @@ def _save_predictions(run: Run, job: Job, held: Rows, probs: Float32) -> None:
         write_predictions(temporary, {job.member: sheet}, table.targets[held])
 
 
-def _log_epoch(run: Run, job: Job, epoch: Epoch) -> None:
+def _log_epoch(run: Run, job: Job, task: Task, epoch: Epoch) -> None:
     """Write the epoch into the run's log: what it took, and what controls it."""
-    watched = run.member(job.member).recipe().watched_metrics
+    watched = task.recipe.watched_metrics
     values = {"loss": epoch.loss, "lr": epoch.lr, **epoch.notes}
     values |= {f"val/{name}": epoch.watched[name] for name in watched if name in epoch.watched}
     # JSON has no NaN: a metric without a value is left out.

@@ -23,20 +23,22 @@ from loupe.caching import (
     open_pixels,
     read_pixels,
 )
+from loupe.data import order_batches
 from loupe.errors import RecipeError
 from loupe.executors import count_cores
-from loupe.features import check_views, needs_features, save_features
+from loupe.features import check_views, count_draws, needs_features, save_features
 from loupe.images import InputSpec
 from loupe.jobs import stage_specs
 from loupe.networks import Classifier, freeze_layers
+from loupe.pictures import caption, save_batch
 from loupe.probing import Timing, choose_engine
 from loupe.progress import Reporter
 from loupe.recipe import Recipe
-from loupe.runs import Run, append_event
+from loupe.runs import Member, Run, append_event
 from loupe.settings import Engine, FullStage, HeadStage
 from loupe.starts import match_folds, open_start
 from loupe.table import HOLDOUT, Table
-from loupe.views import check_draws, training_steps
+from loupe.views import check_draws, draw_images, training_steps
 
 
 def prepare_inputs(
@@ -78,8 +80,12 @@ def prepare_inputs(
 def _measure_input(
     name: str, table: Table, spec: InputSpec, cache_bytes: int, reporter: Reporter
 ) -> InputSpec:
-    """Take mean and deviation from the run's own images, the hold-out left out."""
-    rows = np.arange(len(table)) if table.folds is None else np.flatnonzero(table.folds != HOLDOUT)
+    """Take mean and deviation from the images that some fold trains on."""
+    folds = np.zeros(len(table), np.int16) if table.folds is None else table.folds
+    held = {int(fold) for fold in folds if fold >= 0}
+    # A single fold is held out for good; of several, each is trained on by the others.
+    never = {HOLDOUT} | (held if len(held) == 1 else set())
+    rows = np.flatnonzero(~np.isin(folds, list(never)))
     pixels = _open(table, spec, cache_bytes, reporter)
     mean, std = measure_pixels(pixels, rows)
     shown = ", ".join(f"{m:.3f} +- {s:.3f}" for m, s in zip(mean, std, strict=True))
@@ -213,6 +219,7 @@ def prepare_features(
             network, pixels, table.ids, recipe, member.features, device=device, reporter=reporter
         )
         seconds = time.perf_counter() - begin
+        _save_first_batch(member, pixels, table, recipe)
         append_event(run.log, "features", member=name, seconds=round(seconds, 2))
         rate = rows * views / seconds
         reporter.end(f"{views} views, {rate:.0f} images/s, shared by all folds")
@@ -222,6 +229,18 @@ def prepare_features(
                 f"{name}: sending the images through the frozen network in every epoch of every "
                 f"fold would take about {saved:,.0f} s more"
             )
+
+
+def _save_first_batch(member: Member, pixels: Pixels, table: Table, recipe: Recipe) -> None:
+    """Show the images of the first batch as the frozen network sees them."""
+    rows = order_batches(np.arange(len(table)), seed=recipe.seed, epoch=0, size=16)[0]
+    images = np.stack([pixels[row] for row in rows])
+    if count_draws(recipe):
+        steps = training_steps(recipe.augment, pixels.spec)
+        ids = [table.ids[row] for row in rows]
+        images = next(draw_images(images, ids, steps, recipe.seed, draws=1))
+    captions = [caption(table.targets[row], table.classes) for row in rows]
+    save_batch(member.first_batch, images, captions)
 
 
 def _count_passes(recipe: Recipe, table: Table, folds: int) -> int:

@@ -115,6 +115,14 @@ class Recipe(Part):
                     f"{mixing.skip_last} at the end of a stage of {stage.epochs}, so nothing "
                     "would be mixed"
                 )
+        for number, stage in enumerate(self.stages):
+            size = stage.size if isinstance(stage, FullStage) else None
+            if (
+                size
+                and self.input.crop
+                and any(c > s for c, s in zip(self.input.crop, size, strict=True))
+            ):
+                raise ValueError(f"stages.{number}.size {size} is smaller than input.crop")
         if self.network.head.batch_norm and self.batch_size == 1:
             raise ValueError("network.head.batch_norm needs a batch_size of 2 or more")
         first = self.stages[0]

@@ -2,7 +2,7 @@
 
     RUN/ manifest.json table.parquet versions.json log.jsonl
          oof.parquet scores.json instructions.txt
-         <member>/ recipe.yaml input.json features.npy
+         <member>/ recipe.yaml input.json features.npy first_batch.png
                    fold-0/ last.safetensors state.pt history.csv first_batch.png
                            predictions.parquet done.json
                    all/    the same without predictions, in a refit run
@@ -90,6 +90,11 @@ class Member:
     def features(self) -> Path:
         """(N, V, D) float32 features of the frozen backbone, V views."""
         return self.folder / "features.npy"
+
+    @property
+    def first_batch(self) -> Path:
+        """Picture of the first images whose features were kept."""
+        return self.folder / "first_batch.png"
 
     def fold(self, number: int) -> Fold:
         """Return the files of one fold."""

@@ -10,17 +10,15 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from loupe.augment import check_mask_dropout, drops_masks
 from loupe.build import find_start, knows_network
 from loupe.caching import DEFAULT_LIMIT_BYTES
 from loupe.defaults import choose_recipe
-from loupe.errors import RecipeError, RunError, TableError
+from loupe.errors import RecipeError, TableError
 from loupe.executors import Executor, count_cores, map_jobs
 from loupe.features import count_draws, head_only
 from loupe.following import following
@@ -31,12 +29,13 @@ from loupe.losses import build_loss, weigh_classes
 from loupe.preparation import choose_engines, decode_images, prepare_features, prepare_inputs
 from loupe.progress import Reporter, Silent
 from loupe.recipe import Recipe, change_recipe, read_recipe
+from loupe.refitting import check_alone, join_rows, open_source, stamp_refit, take_recipes
 from loupe.runs import Run, append_event, create_run, digest_sizes, open_run
 from loupe.scoring import finish_refit, finish_run
 from loupe.settings import Draws, Start
 from loupe.splitting import check_folds, split
 from loupe.starts import digest_start
-from loupe.table import ALWAYS_TRAINED, HOLDOUT, Table
+from loupe.table import Table
 from loupe.watching import check_metric
 from loupe.weights import weights_folder
 
@@ -78,9 +77,9 @@ def train(
         folds: Folds made if the table has none.
         group: How they are grouped; see `split`.
         allow_leak: Go on with `group="none"`, and stamp every score.
-        refit: A finished cross-validated run. Its recipes (if none are given) are
-            trained on all rows but its hold-out; nothing is held out, so scores and
-            rule are those of that run.
+        refit: A finished cross-validated run. Its recipes are trained on all rows but
+            its hold-out, for as many epochs as its folds took. Nothing is held out, so
+            scores and rule are those of that run.
         weights: Local folder of pretrained weights; None takes `$LOUPE_WEIGHTS`.
         device: `auto` or a torch device.
         executor: How jobs are run; it does not change results.
@@ -112,17 +111,19 @@ def train(
     # What is quick to refuse comes before what takes long.
     device = choose_device(device)
     folder = weights_folder(weights)
-    source = _open_source(refit)
-    if source is not None and not recipes:
-        recipes = {member: _own_recipe(source, member) for member in source.members}
+    source = None if refit is None else open_source(refit)
+    if source is not None:
+        check_alone(recipes)
+        recipes = take_recipes(source)
     members = _read_members(recipes, overrides, table, folder, device, reporter)
     members = {key: _fill_start(key, recipe, folder, reporter) for key, recipe in members.items()}
     _check_members(members, table)
     if source is not None:
-        table = _join_rows(table, source)
+        table = join_rows(table, source)
     else:
         table = _with_folds(table, folds, group, allow_leak, reporter)
-    stamps = (*_stamps(table), *_stamp_control(members), *_stamp_refit(source))
+    stamps = (*_stamps(table), *_stamp_control(members))
+    stamps += () if source is None else stamp_refit(source, overrides)
     where = Path(out) if out else _default_out(name, table, members, source)
     refit_of = None if source is None else source.folder
     run = create_run(where, table, members, stamps, refit_of=refit_of)
@@ -143,42 +144,6 @@ def train(
     else:
         finish_refit(run, table, source, seconds)
     return run
-
-
-def _open_source(refit: str | Path | None) -> Run | None:
-    """Open the cross-validated run that a refit follows."""
-    if refit is None:
-        return None
-    source = open_run(refit)
-    if source.refit or not source.finished:
-        why = "is itself a refit" if source.refit else "is not finished"
-        raise RunError(f"--refit: {refit} {why}; expected a finished cross-validated run.")
-    return source
-
-
-def _own_recipe(source: Run, member: str) -> Recipe:
-    """Take over a member's recipe; how its folds shared the cores does not matter here."""
-    recipe = source.member(member).recipe()
-    engine = recipe.engine.model_copy(update={"threads": "auto"})
-    return recipe.model_copy(update={"engine": engine})
-
-
-def _join_rows(table: Table, source: Run) -> Table:
-    """Give all rows to training, but the hold-out of the cross-validated run."""
-    before = source.table()
-    if before.classes != table.classes or before.exclusive != table.exclusive:
-        raise RunError(
-            f"--refit: {source.folder} has the classes {', '.join(before.classes)}; the table has "
-            f"{', '.join(table.classes)}. Expected the same, in the same order."
-        )
-    folds = np.zeros(len(before), np.int16) if before.folds is None else before.folds
-    kept = {name for name, fold in zip(before.ids, folds, strict=True) if fold == HOLDOUT}
-    mine = np.zeros(len(table), np.int16) if table.folds is None else table.folds
-    joined = [
-        HOLDOUT if name in kept or fold == HOLDOUT else ALWAYS_TRAINED
-        for name, fold in zip(table.ids, mine, strict=True)
-    ]
-    return replace(table, folds=np.array(joined, np.int16))
 
 
 def _with_folds(
@@ -202,30 +167,21 @@ def _stamps(table: Table) -> tuple[str, ...]:
 
 
 def _stamp_control(members: Mapping[str, Recipe]) -> tuple[str, ...]:
-    """Say that scores flatter where the held-out fold chose the weights."""
+    """Say that scores flatter where the held-out fold chose weights, here or at the start."""
     peeked = [
         name
         for name, recipe in members.items()
         if recipe.control_on == "heldout" and recipe.watched_metrics
     ]
+    starts = dict.fromkeys(recipe.init_from for recipe in members.values() if recipe.init_from)
+    inherited = [stamp for start in starts for stamp in open_run(start).manifest()["stamps"]]
     if not peeked:
-        return ()
+        return tuple(dict.fromkeys(inherited))
     said = (
         f"OPTIMISTIC: the held-out fold chose the epoch or the rate of {', '.join(peeked)} "
         "(control_on: heldout); expect less on new images"
     )
-    return (said,)
-
-
-def _stamp_refit(source: Run | None) -> tuple[str, ...]:
-    if source is None:
-        return ()
-    inherited: list[str] = source.manifest()["stamps"]
-    said = (
-        f"REFIT: trained on all rows, nothing held out; scores are those of {source.folder}, "
-        "measured by cross-validation"
-    )
-    return (*inherited, said)
+    return (*dict.fromkeys(inherited), said)
 
 
 def _fill_start(name: str, recipe: Recipe, weights: Path | None, reporter: Reporter) -> Recipe:

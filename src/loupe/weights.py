@@ -95,9 +95,7 @@ def find_weights(name: str, folder: Path | None) -> WeightsFile | None:
     exact = [file for file in files if file.path.stem == name]
     base, _, tag = name.partition(".")
     alike = [
-        file
-        for file in files
-        if file.architecture == base and (not tag or _tag(file) in {"", tag})
+        file for file in files if file.architecture == base and (not tag or _tag(file) in {"", tag})
     ]
     return next(iter(exact + alike), None)
 

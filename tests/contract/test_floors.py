@@ -65,7 +65,7 @@ MAP: dict[str, list[set[str]]] = {
         {"losses", "mixing", "networks", "recipe", "sampling", "schedules", "views"},
         {"build", "data", "defaults", "runs"},
         {"control", "heads", "inference", "optimizers", "scoring", "starts"},
-        {"evaluation", "features", "probing"},
+        {"evaluation", "features", "probing", "refitting"},
         {"tasks"},
         {"fitting"},
         {"jobs"},

@@ -72,6 +72,8 @@ def test_watching_the_held_out_fold_is_stamped_wherever_scores_are_shown(binary,
     assert stamp.startswith("OPTIMISTIC")
     assert "control_on: heldout" in stamp
     assert run.manifest()["stamps"] == [stamp]
+    later = train(binary, {"init_from": str(run.folder)}, tmp_path / "t", weights)
+    assert later.manifest()["stamps"] == [stamp]
     harmless = train(binary, {"control_on": "heldout"}, tmp_path / "s", weights)
     assert harmless.manifest()["stamps"] == []
 
@@ -92,6 +94,34 @@ def test_shared_features_give_what_the_plain_path_gives(binary, weights, tmp_pat
     after = load_file(two.member("m").fold(0).weights)
     kept = [key for key in before if not key.startswith("fc.")]
     assert all(np.array_equal(after[f"backbone.{key}"], before[key]) for key in kept)
+
+
+def test_the_watched_loss_holds_the_penalty_that_training_adds(binary, weights, tmp_path):
+    head = {"widths": [8], "l2": 1.0, "init": "he_normal"}
+    base = {
+        "network": {"name": "test_resnet", "head": head},
+        "stages": [{"train": "all", "epochs": 1, "lr": 1e-9, "freeze": ["backbone"]}],
+        "checkpoint": {},
+        "control_share": 0.3,
+    }
+    with_l2 = read_history(train(binary, base, tmp_path / "a", weights))[0]
+    head["l2"] = 0.0
+    without = read_history(train(binary, base, tmp_path / "b", weights))[0]
+    added = [float(with_l2[key]) - float(without[key]) for key in ("loss", "val/loss")]
+    assert added[0] > 1
+    assert added[1] == pytest.approx(added[0], rel=1e-3)
+
+
+def test_a_head_on_crops_cannot_be_watched(binary, weights, tmp_path):
+    recipe = {
+        "input": {"size": 40, "crop": 32},
+        "stages": [{"train": "head", "epochs": 2, "views": 2}],
+        "checkpoint": {},
+    }
+    with pytest.raises(RecipeError, match="features of random crops only"):
+        train(binary, recipe, tmp_path / "r", weights)
+    run = train(binary, recipe | {"checkpoint": None}, tmp_path / "s", weights)
+    assert run.member("m").first_batch.is_file()
 
 
 def test_draws_of_the_augmentation_are_kept_for_a_head(binary, weights, tmp_path):
@@ -211,6 +241,43 @@ def test_a_refit_trains_on_all_rows_and_inherits_scores_and_rule(first, binary, 
     sheet = loupe.predict(run, binary)
     assert not sheet.held_out.any()
     assert sheet.readable.all()
+
+
+def test_a_refit_trains_as_long_as_the_folds_did(binary, weights, tmp_path):
+    recipe = {
+        "stages": [{"train": "all", "epochs": 4, "lr": 0.02}],
+        "checkpoint": {"metric": "loss"},
+        "control_share": 0.3,
+        "schedule": {"name": "plateau", "patience": 0},
+    }
+    source = train(binary, recipe, tmp_path / "cv", weights)
+    histories = [read_history(source, fold) for fold in (0, 1)]
+    best = [
+        min(range(4), key=lambda epoch, lines=lines: float(lines[epoch]["val/loss"])) + 1
+        for lines in histories
+    ]
+    rates = [np.median([float(lines[e]["lr"]) for lines in histories]) for e in range(min(best))]
+    run = loupe.train(
+        binary, out=tmp_path / "r", refit=source.folder, weights=weights, executor="serial"
+    )
+    lines = read_history(run, -1)
+    assert len(lines) == min(best)
+    assert [float(line["lr"]) for line in lines] == pytest.approx(rates)
+    assert list(lines[0]) == ["stage", "epoch", "lr", "loss"]
+
+
+def test_a_refit_takes_no_recipes_and_tells_changes(first, binary, weights, tmp_path):
+    with pytest.raises(RecipeError, match="leave out the recipe files"):
+        train(binary, {}, tmp_path / "r", weights, refit=first.folder)
+    run = loupe.train(
+        binary,
+        out=tmp_path / "s",
+        refit=first.folder,
+        overrides=["optimizer.lr=1e-5"],
+        weights=weights,
+        executor="serial",
+    )
+    assert "before optimizer.lr=1e-5" in run.manifest()["stamps"][-1]
 
 
 def test_a_refit_leaves_the_hold_out_alone(binary, weights, tmp_path):

@@ -146,10 +146,15 @@ def test_two_stages_for_a_column_that_stands_alone(two_stages, binary):
 
 
 @pytest.mark.parametrize(
-    ("place", "number"), list(itertools.product(("history", "state", "event"), (1, 2, 3)))
+    ("place", "number", "often"),
+    [
+        *itertools.product(("history", "state", "event"), (1, 2, 3), (0.0,)),
+        # States that are hours apart: all is repeated from the first one.
+        *itertools.product(("history", "event"), (2, 3), (3600.0,)),
+    ],
 )
 def test_killed_in_any_epoch_the_same_command_ends_alike(  # noqa: PLR0917 (fixtures)
-    two_stages, binary, weights, tmp_path, monkeypatch, place, number
+    two_stages, binary, weights, tmp_path, monkeypatch, place, number, often
 ):
     members = {"m": Recipe.model_validate(TWO_STAGES)}
     name = {"history": "_append_history", "state": "_save_state", "event": "append_event"}[place]
@@ -162,6 +167,7 @@ def test_killed_in_any_epoch_the_same_command_ends_alike(  # noqa: PLR0917 (fixt
             raise KeyboardInterrupt
 
     monkeypatch.setattr(jobs, name, stop)
+    monkeypatch.setattr(jobs, "SAVE_EVERY_S", often)
     with pytest.raises(KeyboardInterrupt):
         again(tmp_path / "r", binary, members, weights)
     monkeypatch.undo()
