@@ -84,15 +84,19 @@ def compare(table: Table, rows: np.ndarray, sheets: Mapping[str, Predictions]) -
         scored = score(
             targets, sheet.probs, exclusive=exclusive, classes=table.classes, groups=groups
         )
-        scores[name] = {s.metric: asdict(s) for s in scored if not s.class_name}
+        scores[name] = {s.metric: without_nan(asdict(s)) for s in scored if not s.class_name}
         areas[name] = pr_auc(targets >= 0.5, sheet.probs).round(4).tolist()
         if sheet is not first:
-            differences[name] = asdict(
-                compare_paired(
-                    targets, sheet.probs, first.probs, exclusive=exclusive, groups=groups
-                )
+            found = compare_paired(
+                targets, sheet.probs, first.probs, exclusive=exclusive, groups=groups
             )
+            differences[name] = without_nan(asdict(found))
     return {"metric": metric, "scores": scores, "differences": differences, "pr_auc": areas}
+
+
+def without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN; null stands for it."""
+    return {k: None if isinstance(v, float) and v != v else v for k, v in values.items()}  # noqa: PLR0124
 
 
 def list_recipes(runs: Sequence[Run]) -> dict[str, Any]:
@@ -135,8 +139,8 @@ def write_page(result: Mapping[str, Any]) -> str:
     machine = result["machine"]
     lines += [
         "",
-        f"Out-of-fold, {result['job']['rows']:,} rows, 95 % intervals over groups; differences are "
-        f"paired. {result['note']}",
+        f"Out-of-fold, {result['job']['rows']:,} rows, 95 % intervals over groups, paired "
+        + f"differences. {result['note']}",
         f"{machine['cpu']}, {machine['cores']} cores; commit {result['commit']}, {result['date']}",
     ]
     return "\n".join(lines) + "\n"

@@ -9,6 +9,7 @@ OUT/submission.csv.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,12 @@ def draw_grid(table: loupe.Table, sheet: Predictions, path: Path) -> None:
     grid.save(path)
 
 
+def add_flip(run: loupe.Run) -> str:
+    """Return the change that adds the vertical flip to the augmentation of a run."""
+    steps = run.member(run.members[0]).recipe().model_dump(mode="json")["augment"]
+    return f"augment={json.dumps([*steps, 'VerticalFlip'])}"
+
+
 def main(train: str, test: str, out: str, *changes: str, folds: int = 5, **options: Any) -> None:
     """Train, go on at a lower rate, refit on all rows, predict the test images.
 
@@ -78,10 +85,14 @@ def main(train: str, test: str, out: str, *changes: str, folds: int = 5, **optio
             s = next(s for s in read_scores(run, member) if s.metric == "accuracy")
             name = "plain mean" if member == "all" else member
             print(f"{told:<14}{name:<12}{s.value:6.3f}  [{s.low:.3f}, {s.high:.3f}]")
-    # Nothing is held out from here on; what is known of it is what was measured above.
-    whole = loupe.train(table, out=place / "first-all", refit=first.folder, **options)
-    options |= {"refit": second.folder, "overrides": [f"init_from={whole.folder}"]}
-    final = loupe.train(table, out=place / "second-all", **options)
+        for stamp in run.manifest()["stamps"]:
+            print(f"{told:<14}{stamp}")
+    # Nothing is held out from here on; what is known of it is what was measured above, and
+    # that was without the vertical flip, which comes "at the end".
+    changed = {"refit": first.folder, "overrides": [add_flip(first)]}
+    whole = loupe.train(table, out=place / "first-all", **changed, **options)
+    changed = {"refit": second.folder, "overrides": [add_flip(second), f"init_from={whole.folder}"]}
+    final = loupe.train(table, out=place / "second-all", **changed, **options)
     wanted = loupe.read_table(test, layout="images")
     sheet = loupe.predict(final, wanted)
     draw_bars(count_classes(table), place / "classes.png")

@@ -75,10 +75,13 @@ def main(labels: str, images: str, names: str, out: str, *changes: str, **option
     with np.errstate(invalid="ignore"):
         shares = counts / counts.sum(axis=1, keepdims=True)
     draw_heat_map(table.classes, shares, Path(out) / "confusion.png")
-    whole = next(s for s in read_scores(run) if s.metric == "accuracy")
-    print(f"accuracy {whole.value:.3f}  [{whole.low:.3f}, {whole.high:.3f}]  of {whole.n} rows")
-    for name, share, line in zip(table.classes, np.diag(shares), counts, strict=True):
-        print(f"  {name:<40}{share:7.1%}  of {line.sum()}")
+    # The accuracy of one class is its recall.
+    for s in read_scores(run):
+        if s.metric == "accuracy" or (s.metric == "recall" and s.class_name):
+            name = s.class_name or "accuracy"
+            print(f"{name:<40}{s.value:7.3f}  [{s.low:.3f}, {s.high:.3f}]  of {s.n}")
+    for stamp in run.manifest()["stamps"]:
+        print(stamp)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,8 @@ def main(labels: str, images: str, names: str, out: str, *changes: str, **option
     print(f"gain on all rows {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]")
     print("'cleaned' flatters: rows that it would have got wrong were dropped. 'after' is honest")
     print("but for one thing: the votes that chose the rows had seen the labels of other folds.")
+    for stamp in dict.fromkeys(first.manifest()["stamps"] + second.manifest()["stamps"]):
+        print(stamp)
 
 
 if __name__ == "__main__":

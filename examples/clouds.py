@@ -21,12 +21,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import loupe
+from loupe.intervals import bootstrap_weights
 from loupe.predictions import Predictions
 from loupe.ranking import pr_auc
 from loupe.terminal import make_console, make_reporter
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "clouds.yaml"
 RECALL, PRECISION = 0.94, 0.90
+RESAMPLES = 1000
 
 
 def find_thresholds(truth: NDArray[Any], probs: NDArray[Any]) -> tuple[float, float]:
@@ -44,16 +46,31 @@ def find_thresholds(truth: NDArray[Any], probs: NDArray[Any]) -> tuple[float, fl
     return largest, float(levels[sure[-1]]) if len(sure) else math.nan
 
 
+def measure_areas(table: loupe.Table, sheet: Predictions) -> list[str]:
+    """Return PR-AUC of each class and their mean, each with its bootstrap interval."""
+    truth = table.targets >= 0.5
+    groups = range(len(table)) if table.groups is None else table.groups
+    # The first weights are all 1: the value itself. The others draw groups of copies.
+    ones = np.ones((1, len(table)), np.int32)
+    weights = np.concatenate([ones, bootstrap_weights(groups, RESAMPLES, seed=0)])
+    areas = pr_auc(truth, sheet.probs, weights)
+    areas = np.column_stack([areas, areas.mean(axis=1)])
+    ends = np.nanquantile(areas[1:], [0.025, 0.975], axis=0)
+    return [
+        f"{value:.3f} [{low:.3f}, {high:.3f}]"
+        for value, low, high in zip(areas[0], *ends, strict=True)
+    ]
+
+
 def show_side_by_side(table: loupe.Table, runs: dict[str, loupe.Run]) -> None:
     """Print PR-AUC of each class, watched on an inner part and on the held-out fold."""
-    truth = table.targets >= 0.5
-    areas = {name: pr_auc(truth, run.oof()["clouds"].probs) for name, run in runs.items()}
-    print(f"{'PR-AUC':<10}{'inner':>10}{'held out':>10}")
-    for name, *pair in zip(table.classes, areas["inner"], areas["heldout"], strict=True):
-        print(f"{name:<10}{pair[0]:10.3f}{pair[1]:10.3f}")
-    print(f"{'mean':<10}{areas['inner'].mean():10.3f}{areas['heldout'].mean():10.3f}")
-    for stamp in runs["heldout"].manifest()["stamps"]:
-        print(f"held out: {stamp}")
+    told = [measure_areas(table, run.oof()["clouds"]) for run in runs.values()]
+    print(f"{'PR-AUC':<10}{'inner':<24}held out")
+    for name, *pair in zip((*table.classes, "mean"), *told, strict=True):
+        print(f"{name:<10}{pair[0]:<24}{pair[1]}")
+    for name, run in runs.items():
+        for stamp in run.manifest()["stamps"]:
+            print(f"{name}: {stamp}")
 
 
 Thresholds = dict[str, tuple[float, float]]

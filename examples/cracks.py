@@ -59,13 +59,16 @@ def main(
     table = loupe.read_table(labels, images=images, names=NAMES)
     table = loupe.split(table, folds=4, shuffle=False, stratify=False)
     wanted = loupe.read_table(test, images=test_images, layout="images")
-    held_out, answers = {}, {}
+    held_out, answers, stamps = {}, {}, []
     for name, network in NETWORKS.items():
         recipe = loupe.read_recipe(RECIPE, [f"network.name={network}", *changes])
         run = loupe.train(table, {name: recipe}, Path(out) / name, **options)
         held_out[name] = run.oof()[name]
         answers[name] = loupe.predict(run, wanted)
+        stamps += run.manifest()["stamps"]
     show_scores(table, blend(held_out))
+    for stamp in dict.fromkeys(stamps):
+        print(stamp)
     sheet = blend(answers)
     spelled = Answers(
         ids=sheet.ids,

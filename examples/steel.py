@@ -80,6 +80,8 @@ def show_recall(name: str, run: loupe.Run) -> None:
             f"{name:<12}{column:<8}recall {r.value:.3f} [{r.low:.3f}, {r.high:.3f}]  "
             f"precision {p.value:.3f} [{p.low:.3f}, {p.high:.3f}]"
         )
+    for stamp in run.manifest()["stamps"]:
+        print(f"{name:<12}{stamp}")
 
 
 def show_gate(run: loupe.Run, table: loupe.Table) -> None:

@@ -156,6 +156,9 @@ class Adam(_Optimizer):
     """Decay of the running mean and of the running square of the gradient."""
     epsilon: Positive = 1e-8
     """Added to the denominator (Keras' default is 1e-7)."""
+    epsilon_hat: bool = False
+    """Add `epsilon` to the root before its bias is corrected (Kingma & Ba, section 2), as
+    Keras does: a large one then weighs more in the first steps."""
 
 
 class RAdam(_Optimizer):
@@ -264,12 +267,21 @@ class Plateau(Part):
     """Lowest rate."""
 
 
+class Listed(Part):
+    """One rate for each epoch, written out; `lr` of the stage is then without meaning."""
+
+    name: Literal["listed"] = "listed"
+    rates: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    """Rate of each epoch; the last one holds on."""
+
+
 Schedule = Annotated[
     Annotated[Cosine, Tag("cosine")]
     | Annotated[Constant, Tag("constant")]
     | Annotated[Ramp, Tag("ramp")]
     | Annotated[OneCycle, Tag("one_cycle")]
-    | Annotated[Plateau, Tag("plateau")],
+    | Annotated[Plateau, Tag("plateau")]
+    | Annotated[Listed, Tag("listed")],
     one_of("name", "cosine"),
 ]
 """How the learning rate moves within one stage."""

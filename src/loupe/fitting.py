@@ -81,6 +81,7 @@ class _Plan:
     """One stage that is trained by epochs, its defaults filled in."""
 
     epochs: int
+    stop_after: int
     lr: float
     head_lr_factor: float = 1.0
     layer_decay: float = 1.0
@@ -100,6 +101,7 @@ def _plan_stage(stage: HeadStage | FullStage, task: Task, progress: Progress) ->
     if isinstance(stage, HeadStage):
         return _Plan(
             epochs=stage.epochs or 0,
+            stop_after=stage.stop_after or stage.epochs or 0,
             lr=lr,
             frozen=("backbone",),
             schedule=schedule,
@@ -111,6 +113,7 @@ def _plan_stage(stage: HeadStage | FullStage, task: Task, progress: Progress) ->
     pixels = task.sizes.get(progress.stage)
     return _Plan(
         epochs=stage.epochs,
+        stop_after=stage.stop_after or stage.epochs,
         lr=lr,
         head_lr_factor=stage.head_lr_factor,
         layer_decay=stage.layer_decay,
@@ -142,8 +145,8 @@ def _solve_head(network: Classifier, stage: HeadStage, task: Task, progress: Pro
         features.values[:, list(features.fitted)],
         task.samples,
         loss=loss,
-        rows=_draw_rows(task, progress),
-        inner=task.inner,
+        rows=_draw_rows(task, task.rows, progress),
+        inner=_draw_rows(task, task.inner, progress),
         l2=stage.l2,
     )
     with torch.no_grad():
@@ -183,19 +186,28 @@ def _train_stage(
 ) -> None:
     """Train one stage by epochs; the network ends with the weights to keep."""
     stage = _start_stage(network, plan, task, progress)
-    while progress.epoch < plan.epochs and not gave_up(stage.control, task.recipe):
+    while progress.epoch < plan.stop_after and not gave_up(stage.control, task.recipe):
         loss, rate = _run_epoch(stage, task, progress, on_first_batch)
         watched = _measure(stage.followed, task.watched, task, plan.loss, plan.features)
         trained = _measure(stage.followed, _trained(task), task, plan.loss, plan.features)
         if watched:
-            weights = stage.followed.state_dict()
+            weights = _changing(stage)
             react(stage.control, task.recipe, plan.schedule, watched, weights)
         progress.epoch += 1
         progress.total_epochs += 1
         _note_state(stage, progress)
         epoch = Epoch(progress.stage, progress.epoch, loss, rate, watched, trained)
         on_epoch(epoch, network, progress)
-    network.load_state_dict(best_weights(stage.control) or stage.followed.state_dict())
+    kept = best_weights(stage.control) or {}
+    network.load_state_dict(stage.followed.state_dict() | kept)
+
+
+def _changing(stage: _Stage) -> dict[str, Tensor]:
+    """Return the weights that this stage can change: of a head stage, the head's."""
+    weights = stage.followed.state_dict()
+    if stage.plan.features is None:
+        return weights
+    return {name: value for name, value in weights.items() if not name.startswith("backbone.")}
 
 
 def _start_stage(network: Classifier, plan: _Plan, task: Task, progress: Progress) -> _Stage:
@@ -244,7 +256,7 @@ def _run_epoch(
 ) -> tuple[float, float]:
     """Train one epoch; return its mean loss and its last rate."""
     recipe, plan, epoch = task.recipe, stage.plan, progress.total_epochs
-    rows = _draw_rows(task, progress)
+    rows = _draw_rows(task, task.rows, progress)
     batches = order_batches(rows, seed=recipe.seed, epoch=epoch, size=recipe.batch_size)
     _set_modes(stage)
     losses, rate = [], 0.0
@@ -274,9 +286,9 @@ def _trained(task: Task) -> Rows:
     return task.rows if task.recipe.train_metrics else task.rows[:0]
 
 
-def _draw_rows(task: Task, progress: Progress) -> Rows:
+def _draw_rows(task: Task, rows: Rows, progress: Progress) -> Rows:
     return draw_rows(
-        task.rows,
+        rows,
         task.samples.targets,
         sampling=task.recipe.sampling,
         exclusive=task.exclusive,
@@ -336,9 +348,10 @@ def _moved(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
 
 def _seed(seed: int, device: str) -> None:
     """Seed what draws dropout; `torch.manual_seed` alone costs 2 ms a call without CUDA."""
-    torch.default_generator.manual_seed(seed)
-    if device.startswith("cuda"):
-        torch.cuda.manual_seed_all(seed)
+    if device == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def _loss_for(task: Task, loss: Loss | None) -> LossFunction:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from loupe.build import build_network
 from loupe.caching import Pixels, read_pixels
 from loupe.data import Batch, Rows, Samples
-from loupe.errors import InputError
+from loupe.errors import InputError, RecipeError
 from loupe.executors import count_cores
 from loupe.features import Features, head_only, load_features, needs_features
 from loupe.files import replacing, write_json, write_text
@@ -39,7 +39,7 @@ from loupe.starts import match_folds
 from loupe.table import HOLDOUT, Float32, Int16, Table
 from loupe.tasks import Epoch, Progress, Task
 from loupe.views import training_steps
-from loupe.watching import list_metrics
+from loupe.watching import list_metrics, measure
 
 SAVE_EVERY_S = 10.0
 """Epochs that end sooner after the last saved state are repeated by a continued run."""
@@ -69,6 +69,7 @@ def run_job(job: Job) -> None:
     run = open_run(job.run)
     files = run.member(job.member).fold(job.fold)
     if files.done:
+        files.state.unlink(missing_ok=True)
         return
     if job.device == "cpu":
         torch.set_num_threads(job.threads)
@@ -78,7 +79,7 @@ def run_job(job: Job) -> None:
     network = _resume(run, job, task, progress)
 
     columns = _history_columns(task)
-    saved = float("-inf")
+    saved = time.monotonic()
 
     def on_epoch(epoch: Epoch, current: Classifier, now: Progress) -> None:
         nonlocal saved
@@ -170,6 +171,31 @@ def _training_rows(table: Table, recipe: Recipe, fold: int) -> tuple[Rows, Rows,
     if any(isinstance(stage, HeadStage) and stage.l2 == "auto" for stage in recipe.stages):
         _, inner = _split_inner(table, rows, INNER_SHARE, recipe.seed + 1)
     return rows, watched, inner
+
+
+def check_watched(table: Table, folds: Sequence[int], recipe: Recipe) -> None:
+    """Refuse a watched metric that has no value on the rows that would be watched.
+
+    Args:
+        table: With folds.
+        folds: Numbers of the folds.
+        recipe: Of one member.
+
+    Raises:
+        RecipeError: a class that the metric needs is missing among them.
+    """
+    for fold in folds if recipe.watched_metrics else ():
+        _, watched, _ = _training_rows(table, recipe, fold)
+        targets = table.targets[watched].astype(np.float32)
+        # Of perfect predictions every metric has a value, unless a class is missing.
+        values = measure(targets, targets, 0.0, classes=table.classes, exclusive=table.exclusive)
+        lost = [name for name in recipe.watched_metrics if math.isnan(values[name])]
+        if lost:
+            raise RecipeError(
+                f"the {len(watched)} rows watched for fold {fold} lack a class that "
+                f"{', '.join(lost)} needs; watch more rows (--set control_share=0.3) or another "
+                "metric, such as loss."
+            )
 
 
 def _split_inner(table: Table, rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:

@@ -54,9 +54,10 @@ class Classifier(nn.Module):
         self.dropout = nn.Dropout(head.dropout)
         self.head = nn.Linear(head.widths[-1] if head.widths else features, classes)
         self.l2 = head.l2
-        if head.init == "he_normal":
+        inits = {"he_normal": _init_he_normal, "glorot_uniform": _init_glorot_uniform}
+        if head.init in inits:
             for dense in (*_dense_layers(self.hidden), self.head):
-                _init_he_normal(dense)
+                inits[head.init](dense)
         still = (name for name, value in self.named_parameters() if not value.requires_grad)
         self.fixed = frozenset(still)
         shape = (1, spec.channels, 1, 1)
@@ -151,6 +152,12 @@ def _build_hidden(features: int, head: Head) -> nn.Sequential:
 
 def _dense_layers(layers: nn.Sequential) -> list[nn.Linear]:
     return [layer for layer in layers if isinstance(layer, nn.Linear)]
+
+
+def _init_glorot_uniform(layer: nn.Linear) -> None:
+    """Draw as Keras' GlorotUniform does; biases from 0."""
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
 
 
 def _init_he_normal(layer: nn.Linear) -> None:

@@ -7,6 +7,7 @@ must not know schedules, or loop over steps.
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Iterable
 from itertools import chain
 from typing import Any
@@ -94,11 +95,18 @@ def set_rate(
         settings: Its `lr_decay` divides the rate by 1 + lr_decay x step, as Keras'
             `decay` does.
         rate: Of the stage, from its schedule.
-        step: Steps done in the stage.
+        step: Steps done in the stage; also those the optimizer has done.
+
+    References:
+        Kingma & Ba (2015), Adam, arXiv:1412.6980, end of section 2, for `epsilon_hat`.
     """
     shrunk = rate / (1 + settings.lr_decay * step)
     for group in optimizer.param_groups:
         group["lr"] = shrunk * group["factor"]
+        if isinstance(settings, Adam) and settings.epsilon_hat:
+            # sqrt(v / (1 - b^t)) + e / sqrt(1 - b^t) = (sqrt(v) + e) / sqrt(1 - b^t)
+            corrected = 1 - settings.betas[1] ** (step + 1)
+            group["eps"] = settings.epsilon / math.sqrt(corrected)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from loupe.build import build_network, resolve_input
 from loupe.caching import (
@@ -28,17 +29,42 @@ from loupe.errors import RecipeError
 from loupe.executors import count_cores
 from loupe.features import check_views, count_draws, needs_features, save_features
 from loupe.images import InputSpec
-from loupe.jobs import stage_specs
+from loupe.jobs import check_watched, stage_specs
 from loupe.networks import Classifier, freeze_layers
+from loupe.optimizers import build_optimizer
 from loupe.pictures import caption, save_batch
 from loupe.probing import Timing, choose_engine
 from loupe.progress import Reporter
 from loupe.recipe import Recipe
-from loupe.runs import Member, Run, append_event
+from loupe.runs import Fold, Member, Run, append_event
 from loupe.settings import Engine, FullStage, HeadStage
 from loupe.starts import match_folds, open_start
 from loupe.table import HOLDOUT, Table
 from loupe.views import check_draws, draw_images, training_steps
+
+
+def check_networks(
+    table: Table, folds: tuple[int, ...], recipes: Mapping[str, Recipe], weights: Path | None
+) -> None:
+    """Build every network once, so that what does not fit stops us before any long work.
+
+    Args:
+        table: With folds.
+        folds: Their numbers.
+        recipes: Member name to recipe.
+        weights: Local folder of pretrained weights.
+
+    Raises:
+        RecipeError: a setting does not fit the network, the images or another setting;
+            or a watched metric is undefined on the rows that would be watched.
+        WeightsError: pretrained weights cannot be had.
+        LeakageError: `init_from` names weights that saw what is held out.
+    """
+    for name, recipe in recipes.items():
+        check_watched(table, folds, recipe)
+        spec = _resolve(name, recipe, table, weights)
+        starts = match_folds(table, folds, recipe.init_from, name) if recipe.init_from else {}
+        _try_network(recipe, spec, len(table.classes), weights, starts)
 
 
 def prepare_inputs(
@@ -49,7 +75,7 @@ def prepare_inputs(
     cache_bytes: int,
     reporter: Reporter,
 ) -> None:
-    """Fix each member's start weights and input, once; what does not fit is said here.
+    """Fix each member's start weights and input, once.
 
     Args:
         run: Where they are stored.
@@ -60,21 +86,31 @@ def prepare_inputs(
         reporter: Told of the progress.
     """
     for name in run.members:
-        member = run.member(name)
+        member, recipe = run.member(name), recipes[name]
         if member.prepared:
+            # The run that it goes on from may have been moved since.
+            stored = member.recipe()
+            member.write_recipe(stored.model_copy(update={"init_from": recipe.init_from}))
             continue
-        recipe = recipes[name]
-        size = find_shared_size(table.images) if isinstance(recipe.input.size, str) else None
-        spec = resolve_input(recipe, weights, image_size=size)
-        if recipe.init_from is not None:
-            match_folds(table, run.folds, recipe.init_from, name)
-            before = open_start(recipe.init_from, name)[1].input_spec()
-            spec = replace(spec, mean=before.mean, std=before.std)
-        elif recipe.input.normalisation == "data":
+        spec = _resolve(name, recipe, table, weights)
+        if recipe.input.normalisation == "data":
             spec = _measure_input(name, table, spec, cache_bytes, reporter)
-        _try_network(recipe, spec, len(table.classes), weights)
         member.write_recipe(recipe)
         member.write_input(spec)
+
+
+def _resolve(name: str, recipe: Recipe, table: Table, weights: Path | None) -> InputSpec:
+    size = find_shared_size(table.images) if isinstance(recipe.input.size, str) else None
+    spec = resolve_input(recipe, weights, image_size=size)
+    if recipe.init_from is None:
+        return spec
+    before = open_start(recipe.init_from, name)[1].input_spec()
+    if before.channels != spec.channels:
+        raise RecipeError(
+            f"input.channels is {spec.channels}, but {recipe.init_from} was trained with "
+            f"{before.channels}; expected the same."
+        )
+    return replace(spec, mean=before.mean, std=before.std)
 
 
 def _measure_input(
@@ -93,17 +129,32 @@ def _measure_input(
     return replace(spec, mean=mean, std=std)
 
 
-def _try_network(recipe: Recipe, spec: InputSpec, classes: int, weights: Path | None) -> None:
-    """Build the network once, so that what does not fit stops us before any long work."""
+def _try_network(
+    recipe: Recipe,
+    spec: InputSpec,
+    classes: int,
+    weights: Path | None,
+    starts: Mapping[int, Fold],
+) -> None:
     check_views(recipe)
     check_draws(recipe.tta, spec)
     training_steps(recipe.augment, spec)
     network = build_network(recipe, spec, classes, weights=weights, load=recipe.init_from is None)
+    for files in starts.values():
+        try:
+            network.load_state_dict(load_file(files.weights))
+        except RuntimeError as error:
+            said = " ".join(str(error).split())[:200]
+            raise RecipeError(
+                f"init_from: {files.weights} does not hold this network ({said}). Give the recipe "
+                "the network, head and input of the run it goes on from."
+            ) from None
     for number, sized in stage_specs(recipe, spec).items():
         _try_size(network, sized, number)
     for stage in recipe.stages:
         if isinstance(stage, FullStage):
             freeze_layers(network, stage.freeze)
+            build_optimizer(recipe.optimizer, network, lr=1.0, layer_decay=stage.layer_decay)
 
 
 @torch.inference_mode()

@@ -23,7 +23,7 @@ from loupe.settings import Engine, FullStage
 
 _BATCH = 8
 _ROUNDS = range(4)
-Candidate = tuple[Literal["fp32", "bf16"], bool]
+Candidate = tuple[Literal["fp32", "bf16", "fp16"], bool]
 ALL_CANDIDATES: tuple[Candidate, ...] = (
     ("fp32", True),
     ("bf16", True),
@@ -36,7 +36,7 @@ _CLEARLY = 0.95  # half precision must save at least a twentieth of the time
 class Timing:
     """One candidate and its speed in images a second."""
 
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "bf16", "fp16"]
     channels_last: bool
     images_per_s: float
 
@@ -111,10 +111,11 @@ def _time_candidates(
 
 
 def _candidates(engine: Engine) -> list[Candidate]:
-    """Leave out what contradicts a field the recipe has set."""
+    """Leave out what contradicts a field the recipe has set; fp16 must be set."""
+    half: tuple[Candidate, ...] = (("fp16", True), ("fp16", False))
     return [
         (precision, last)
-        for precision, last in ALL_CANDIDATES
+        for precision, last in (half if engine.precision == "fp16" else ALL_CANDIDATES)
         if engine.precision in ("auto", precision) and engine.channels_last in ("auto", last)
     ]
 

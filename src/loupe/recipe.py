@@ -94,10 +94,36 @@ class Recipe(Part):
     @property
     def watched_metrics(self) -> tuple[str, ...]:
         """Metrics that control something, each once; empty if nothing is watched."""
-        schedules = [stage.schedule for stage in self.stages] + [self.schedule]
+        trained = [stage for stage in self.stages if stage.epochs is not None]
+        schedules = [stage.schedule or self.schedule for stage in trained]
         parts = [self.early_stop, self.checkpoint, *schedules]
         kinds = (EarlyStop, Checkpoint, Plateau)
         return tuple(dict.fromkeys(part.metric for part in parts if isinstance(part, kinds)))
+
+    @model_validator(mode="after")
+    def _check_effects(self) -> Recipe:
+        """Refuse settings that no stage would use."""
+        by_epochs = any(stage.epochs is not None for stage in self.stages)
+        through_pixels = any(isinstance(stage, FullStage) for stage in self.stages)
+        wrong = []
+        if not by_epochs:
+            given = [name for name in ("early_stop", "checkpoint") if getattr(self, name)]
+            given += ["ema"] if self.ema else []
+            given += ["network.head.dropout"] if self.network.head.dropout else []
+            wrong += [
+                f"{name} has no effect where the head is solved, not trained" for name in given
+            ]
+        if not through_pixels and self.mixing.cutmix + self.mixing.mixup > 0:
+            wrong.append("mixing has no effect without a stage with 'train: all'")
+        if self.network.head.l2 and not self.network.head.widths:
+            wrong.append("network.head.l2 is of the layers in network.head.widths, which is empty")
+        if self.init_from and self.input.normalisation == "data":
+            wrong.append(
+                "input.normalisation is that of the weights which init_from names; leave out 'data'"
+            )
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
 
     @model_validator(mode="after")
     def _check_stages(self) -> Recipe:
@@ -142,8 +168,11 @@ class Recipe(Part):
         return self
 
     def digest(self) -> str:
-        """Return 16 hex digits over every field but `engine` and `start`."""
-        chosen = self.model_dump(mode="json", exclude={"engine", "start"})
+        """Return 16 hex digits over every field but `engine`, `start` and `init_from`.
+
+        What it starts from is told by the digest in `start`, wherever that lies.
+        """
+        chosen = self.model_dump(mode="json", exclude={"engine", "start", "init_from"})
         text = json.dumps(chosen, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 

@@ -23,7 +23,6 @@ from loupe.settings import Stage, Start
 from loupe.table import ALWAYS_TRAINED, HOLDOUT, Table
 from loupe.watching import improves
 
-_LEAST_RATE = 1e-12  # a cosine ends at 0, which is no rate
 History = list[dict[str, str]]
 
 
@@ -68,14 +67,31 @@ def join_rows(table: Table, source: Run) -> Table:
             f"--refit: {source.folder} has the classes {shorten(before.classes)}; the table has "
             f"{shorten(table.classes)}. Expected the same, in the same order."
         )
+    rows = {key: row for row in range(len(before)) for key in _keys(before, row)}
+    known = [
+        next((rows[key] for key in _keys(table, row) if key in rows), None)
+        for row in range(len(table))
+    ]
     folds = np.zeros(len(before), np.int16) if before.folds is None else before.folds
-    kept = {name for name, fold in zip(before.ids, folds, strict=True) if fold == HOLDOUT}
     mine = np.zeros(len(table), np.int16) if table.folds is None else table.folds
     joined = [
-        HOLDOUT if name in kept or fold == HOLDOUT else ALWAYS_TRAINED
-        for name, fold in zip(table.ids, mine, strict=True)
+        HOLDOUT
+        if fold == HOLDOUT or (row is not None and folds[row] == HOLDOUT)
+        else ALWAYS_TRAINED
+        for row, fold in zip(known, mine, strict=True)
     ]
-    return replace(table, folds=np.array(joined, np.int16))
+    groups = table.groups
+    if groups is None and before.groups is not None:
+        groups = tuple(
+            name if row is None else before.groups[row]
+            for name, row in zip(table.ids, known, strict=True)
+        )
+    return replace(table, folds=np.array(joined, np.int16), groups=groups)
+
+
+def _keys(table: Table, row: int) -> tuple[str, str]:
+    """An image may come back under another id, or from another place."""
+    return table.ids[row], str(table.images[row].resolve())
 
 
 def stamp_refit(source: Run, overrides: Sequence[str]) -> tuple[str, ...]:
@@ -88,7 +104,7 @@ def stamp_refit(source: Run, overrides: Sequence[str]) -> tuple[str, ...]:
     inherited: list[str] = source.manifest()["stamps"]
     changed = f", before {' and '.join(overrides)}" if overrides else ""
     said = (
-        f"REFIT: trained on all rows, nothing held out; scores are those of {source.folder}, "
+        f"REFIT: trained on all rows, nothing held out; scores are those of {source.folder.name}, "
         f"measured by cross-validation{changed}"
     )
     return (*inherited, said)
@@ -114,17 +130,19 @@ def _settle(source: Run, member: Member) -> Recipe:
 
 
 def _settle_stage(recipe: Recipe, number: int, stage: Stage, histories: Sequence[History]) -> Stage:
-    """Give a stage the median of the best epochs, and the median rate of each."""
+    """Stop a stage at the median of the best epochs; a plateau is replaced by its rates."""
     lines = [[line for line in lines if line["stage"] == str(number)] for lines in histories]
     if not all(lines):
         raise RecipeError(f"the history of stage {number} is missing; train the run again.")
-    epochs = statistics.median_low([_best_epoch(recipe, found) for found in lines])
+    stop = statistics.median_low([_best_epoch(recipe, found) for found in lines])
+    if not isinstance(stage.schedule or recipe.schedule, Plateau):
+        return stage.model_copy(update={"stop_after": stop})
+    # One rate an epoch, so the last step's is the epoch's.
     rates = [
         statistics.median([float(found[epoch]["lr"]) for found in lines if epoch < len(found)])
-        for epoch in range(epochs)
+        for epoch in range(stop)
     ]
-    listed = Listed(rates=tuple(max(rate, _LEAST_RATE) for rate in rates))
-    return stage.model_copy(update={"epochs": epochs, "schedule": listed})
+    return stage.model_copy(update={"stop_after": stop, "schedule": Listed(rates=tuple(rates))})
 
 
 def _best_epoch(recipe: Recipe, lines: History) -> int:
@@ -143,6 +161,22 @@ def _best_epoch(recipe: Recipe, lines: History) -> int:
 def _read_history(path: Path) -> History:
     with path.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
+
+
+def check_unwatched(recipes: Mapping[str, Recipe]) -> None:
+    """Refuse changes that would set rows of a refit aside again.
+
+    Args:
+        recipes: Of the refit, changes applied.
+
+    Raises:
+        RecipeError: something is to be watched.
+    """
+    if any(recipe.watched_metrics for recipe in recipes.values()):
+        raise RecipeError(
+            "--refit trains on all rows, so nothing can be watched; leave out --set of early_stop, "
+            "checkpoint and a plateau."
+        )
 
 
 def check_alone(recipes: Mapping[str, Recipe] | Sequence[object]) -> None:

@@ -224,8 +224,7 @@ def create_run(
     Raises:
         RunError: the folder holds something else.
     """
-    held = () if table.folds is None else {int(k) for k in table.folds if k >= 0}
-    folds = tuple(sorted(held)) if refit_of is None else (REFIT,)
+    folds = list_folds(table, refit=refit_of is not None)
     wanted = {
         "kind": "run",
         "schema": SCHEMA,
@@ -252,6 +251,18 @@ def create_run(
     # The manifest comes last: a folder without one is not yet a run.
     write_json(folder / "manifest.json", wanted)
     return run
+
+
+def list_folds(table: Table, *, refit: bool) -> tuple[int, ...]:
+    """Return the numbers of the folds that a run of a table has.
+
+    Args:
+        table: With folds.
+        refit: Nothing is held out.
+    """
+    if refit:
+        return (REFIT,)
+    return () if table.folds is None else tuple(sorted({int(k) for k in table.folds if k >= 0}))
 
 
 def open_run(folder: str | Path) -> Run:

@@ -1,6 +1,6 @@
 """The learning rate of every step, and what a plateau schedule has seen.
 
-Owns the formulas of the schedules in `settings`: plain numbers in, a number out, so
+Owns the formulas of the schedules in `choices`: plain numbers in, a number out, so
 that a run continued in the middle has the same rates. It must not import torch or
 hold state.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from loupe.choices import Constant, Cosine, OneCycle, Plateau, Ramp, Schedule
+from loupe.choices import Constant, Cosine, Listed, OneCycle, Plateau, Ramp, Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,8 @@ def rate_at(
         case Plateau():
             factor = standing.factor if standing else 1.0
             return min(lr, max(lr * factor, schedule.min_lr))
+        case Listed():
+            return schedule.rates[min(step // steps_per_epoch, len(schedule.rates) - 1)]
 
 
 def follow(

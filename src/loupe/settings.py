@@ -51,9 +51,10 @@ class Head(Part):
     l2: NotNegative = 0.0
     """Added to the loss: `l2` times the sum of squares of the dense layers before the
     last one, biases spared (Keras' `kernel_regularizer`)."""
-    init: Literal["default", "he_normal"] = "default"
+    init: Literal["default", "he_normal", "glorot_uniform"] = "default"
     """`he_normal`: dense layers start from a normal distribution of variance 2 / inputs,
-    cut off at two deviations, biases from 0; `default` is torch's own."""
+    cut off at two deviations, biases from 0; `glorot_uniform` (Keras' default) from +-
+    sqrt(6 / (inputs + outputs)), biases from 0; `default` is torch's own."""
 
 
 class Network(Part):
@@ -175,6 +176,8 @@ class HeadStage(Part):
     """`head`: the layers after pooling alone."""
     epochs: Count | None = None
     """Passes over the training rows; null solves to convergence."""
+    stop_after: Count | None = None
+    """End after so many of them, though the schedule counts on `epochs`."""
     views: NamesOrCount = ("identity", "hflip")
     """Views of each training image whose features are kept: names, or how many draws of
     the recipe's `augment`. An epoch takes one of them for each row, in turn."""
@@ -211,6 +214,8 @@ class FullStage(Part):
     """`all`: every layer that `freeze` does not name."""
     epochs: Count = 5
     """Passes over the training rows."""
+    stop_after: Count | None = None
+    """End after so many of them, though schedule and mixing count on `epochs`."""
     lr: Positive | None = None
     """Peak learning rate of this stage; null takes the optimizer's."""
     head_lr_factor: Positive = 1.0

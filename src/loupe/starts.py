@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -71,7 +71,8 @@ def match_folds(
         Fold number to the files of the fold to start from.
 
     Raises:
-        LeakageError: rows that a fold holds out were trained on in every fold.
+        LeakageError: rows that a fold holds out, or that are kept apart, or copies of
+            them, went into every network of that run, or of those it went on from.
         RecipeError: the classes differ, or a refit run goes on from folds.
     """
     run, other = open_start(recipe_start, member)
@@ -81,45 +82,66 @@ def match_folds(
             f"init_from: {recipe_start} was trained on the classes {shorten(before.classes)}; "
             f"this table has {shorten(table.classes)}. Expected the same, in the same order."
         )
-    if folds == (REFIT,):
-        return _match_refit(run, other, recipe_start)
-    seen = _folds_by_id(before)
-    return {number: _match(number, table, seen, run, other, recipe_start) for number in folds}
-
-
-def _match_refit(run: Run, other: Member, recipe_start: str) -> Mapping[int, Fold]:
-    if run.folds != (REFIT,):
+    if folds == (REFIT,) and not run.refit:
         raise RecipeError(
             f"--refit: the recipe goes on from {recipe_start}, which has a network for each fold. "
-            f"Refit that run first, then add --set init_from=ITS_REFIT."
+            "Refit that run first, then add --set init_from=ITS_REFIT."
         )
-    return {REFIT: other.fold(REFIT)}
+    return {number: _match(number, table, run, other, recipe_start) for number in folds}
 
 
-def _folds_by_id(table: Table) -> dict[str, int]:
-    folds = np.zeros(len(table), np.int16) if table.folds is None else table.folds
-    return {name: int(fold) for name, fold in zip(table.ids, folds, strict=True)}
-
-
-def _match(
-    number: int,
-    table: Table,
-    seen: Mapping[str, int],
-    run: Run,
-    other: Member,
-    recipe_start: str,
-) -> Fold:
-    if table.folds is None:
-        raise LeakageError("the table has no folds.")
-    held = [name for name, fold in zip(table.ids, table.folds, strict=True) if fold == number]
-    there = {seen[name] for name in held if name in seen} - {HOLDOUT}
-    if not there and number in run.folds:
-        return other.fold(number)
-    usable = [fold for fold in run.folds if fold >= 0 and there <= {fold}]
-    if not usable:
+def _match(number: int, table: Table, run: Run, other: Member, recipe_start: str) -> Fold:
+    """Choose the weights of a fold: those of its own number, if they saw no row of it."""
+    held = _held_out(table, number)
+    spread = _spread(held, run.table())
+    order = sorted(run.folds, key=lambda fold: (fold != number, fold))
+    usable = [fold for fold in order if not _seen(run, other, fold) & spread]
+    if usable:
+        return other.fold(usable[0])
+    if number == REFIT:
         raise LeakageError(
-            f"init_from: the rows that fold {number} holds out were trained on in every network "
-            f"of {recipe_start} (there they lie in folds {sorted(there)}). Train with the same "
-            f"folds: a table that 'loupe split' wrote, for both runs."
+            f"--refit: every network of {recipe_start}, which the recipe goes on from, was trained "
+            "on rows that are kept apart (hold-out). Refit that run on the same table first."
         )
-    return other.fold(usable[0])
+    raise LeakageError(
+        f"init_from: the rows that fold {number} holds out were trained on in every network of "
+        f"{recipe_start}, or copies of them were. Train with the same folds: a table that 'loupe "
+        "split' wrote, for both runs."
+    )
+
+
+def _held_out(table: Table, number: int) -> frozenset[str]:
+    """Keys of the rows that a fold must not have seen: its own, and those kept apart."""
+    folds = np.zeros(len(table), np.int16) if table.folds is None else table.folds
+    apart = {HOLDOUT} if number == REFIT else {HOLDOUT, number}
+    return _keys(table, np.flatnonzero(np.isin(folds, list(apart))))
+
+
+def _keys(table: Table, rows: Iterable[int]) -> frozenset[str]:
+    """An image is known by its id, and by its place, as another table may name it."""
+    found = [(table.ids[row], str(table.images[row].resolve())) for row in rows]
+    return frozenset(key for pair in found for key in pair)
+
+
+def _spread(held: frozenset[str], before: Table) -> frozenset[str]:
+    """Add the rows that the earlier table holds for copies of these."""
+    if before.groups is None:
+        return held
+    rows = range(len(before))
+    mine = {before.groups[row] for row in rows if _keys(before, [row]) & held}
+    return held | _keys(before, [row for row in rows if before.groups[row] in mine])
+
+
+def _seen(run: Run, member: Member, fold: int) -> frozenset[str]:
+    """Keys of all rows that went into the weights of a fold, its own start included."""
+    table = run.table()
+    folds = np.zeros(len(table), np.int16) if table.folds is None else table.folds
+    left = {HOLDOUT} if fold == REFIT else {HOLDOUT, fold}
+    seen = _keys(table, np.flatnonzero(~np.isin(folds, list(left))))
+    start = member.recipe().init_from
+    if start is None:
+        return seen
+    earlier, theirs = open_start(start, member.name)
+    files = match_folds(table, (fold,), start, member.name)[fold]
+    number = next(k for k in earlier.folds if theirs.fold(k).folder == files.folder)
+    return seen | _seen(earlier, theirs, number)

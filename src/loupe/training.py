@@ -17,6 +17,7 @@ import torch
 from loupe.augment import check_mask_dropout, drops_masks
 from loupe.build import find_start, knows_network
 from loupe.caching import DEFAULT_LIMIT_BYTES
+from loupe.choices import Plateau
 from loupe.defaults import choose_recipe
 from loupe.errors import RecipeError, TableError
 from loupe.executors import Executor, count_cores, map_jobs
@@ -26,13 +27,26 @@ from loupe.inference import choose_device
 from loupe.jobs import Job, run_job
 from loupe.layouts import read_table
 from loupe.losses import build_loss, weigh_classes
-from loupe.preparation import choose_engines, decode_images, prepare_features, prepare_inputs
+from loupe.preparation import (
+    check_networks,
+    choose_engines,
+    decode_images,
+    prepare_features,
+    prepare_inputs,
+)
 from loupe.progress import Reporter, Silent
 from loupe.recipe import Recipe, change_recipe, read_recipe
-from loupe.refitting import check_alone, join_rows, open_source, stamp_refit, take_recipes
-from loupe.runs import Run, append_event, create_run, digest_sizes, open_run
+from loupe.refitting import (
+    check_alone,
+    check_unwatched,
+    join_rows,
+    open_source,
+    stamp_refit,
+    take_recipes,
+)
+from loupe.runs import Run, append_event, create_run, digest_sizes, list_folds, open_run
 from loupe.scoring import finish_refit, finish_run
-from loupe.settings import Draws, Start
+from loupe.settings import Checkpoint, Draws, EarlyStop, Start
 from loupe.splitting import check_folds, split
 from loupe.starts import digest_start
 from loupe.table import Table
@@ -119,6 +133,7 @@ def train(
     members = {key: _fill_start(key, recipe, folder, reporter) for key, recipe in members.items()}
     _check_members(members, table)
     if source is not None:
+        check_unwatched(members)
         table = join_rows(table, source)
     else:
         table = _with_folds(table, folds, group, allow_leak, reporter)
@@ -126,6 +141,10 @@ def train(
     stamps += () if source is None else stamp_refit(source, overrides)
     where = Path(out) if out else _default_out(name, table, members, source)
     refit_of = None if source is None else source.folder
+    if not (where / "manifest.json").is_file():
+        # A folder is made only for what can be trained.
+        numbers = list_folds(table, refit=source is not None)
+        check_networks(table, numbers, members, folder)
     run = create_run(where, table, members, stamps, refit_of=refit_of)
     reporter.note(f"run folder: {run.folder}")
     if run.finished:
@@ -241,6 +260,16 @@ def _read_members(
     }
 
 
+def _name_metrics(recipe: Recipe) -> dict[str, str]:
+    """Return each watched metric by the place in the recipe that names it."""
+    stages = {f"stages.{n}.schedule": stage.schedule for n, stage in enumerate(recipe.stages)}
+    places = {"early_stop": recipe.early_stop, "checkpoint": recipe.checkpoint}
+    parts = places | stages | {"schedule": recipe.schedule}
+    kinds = (EarlyStop, Checkpoint, Plateau)
+    named = {f"{p}.metric": part.metric for p, part in parts.items() if isinstance(part, kinds)}
+    return {place: metric for place, metric in named.items() if metric in recipe.watched_metrics}
+
+
 def _default_out(
     name: str, table: Table, members: Mapping[str, Recipe], source: Run | None
 ) -> Path:
@@ -296,4 +325,4 @@ def _run_jobs(
 
 def _count_epochs(recipe: Recipe) -> int:
     # A head that is solved counts as one.
-    return sum(stage.epochs or 1 for stage in recipe.stages)
+    return sum(stage.stop_after or stage.epochs or 1 for stage in recipe.stages)

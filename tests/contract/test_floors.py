@@ -103,7 +103,7 @@ LIBRARIES: dict[str, set[str]] = {
         "settings", "steps",
     },
     "rich": {"terminal"},
-    "safetensors": {"inference", "jobs"},
+    "safetensors": {"inference", "jobs", "preparation"},
     "timm": {"build", "optimizers"},
     "torch": {
         "averaging", "build", "control", "data", "evaluation", "features", "fitting", "heads",
