@@ -136,13 +136,10 @@ def write_page(result: Mapping[str, Any]) -> str:
     for name, values in result["pr_auc"].items():
         cells = " | ".join(f"{value:.3f}" for value in values)
         lines.append(f"| {name} | {np.mean(values):.3f} | {cells} |")
-    machine = result["machine"]
-    lines += [
-        "",
-        f"Out-of-fold, {result['job']['rows']:,} rows, 95 % intervals over groups, paired "
-        + f"differences. {result['note']}",
-        f"{machine['cpu']}, {machine['cores']} cores; commit {result['commit']}, {result['date']}",
-    ]
+    machine, rows = result["machine"], result["job"]["rows"]
+    how = f"Out-of-fold, {rows:,} rows, 95 % intervals over groups, paired differences."
+    where = f"{machine['cpu']}, {machine['cores']} cores; {result['commit']}, {result['date']}"
+    lines += ["", f"{how} {result['note']}", "", where]
     return "\n".join(lines) + "\n"
 
 

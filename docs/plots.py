@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from loupe.choices import Constant, Cosine, OneCycle, Plateau, Ramp, Schedule
+from loupe.choices import Constant, Cosine, Listed, OneCycle, Plateau, Ramp, Schedule
 from loupe.schedules import Standing, follow, rate_at
 
 IMAGES = Path(__file__).parent / "images"
@@ -27,6 +27,7 @@ PANELS: list[tuple[str, Schedule]] = [
     ("ramp", Ramp(sustain_epochs=3)),
     ("one_cycle", OneCycle(warmup=0.3)),
     ("plateau", Plateau(factor=0.5, patience=3)),
+    ("listed", Listed(rates=(LR / 5, LR, LR, LR / 2, LR / 2, LR / 4, LR / 4, LR / 10))),
 ]
 NOTES = {
     "cosine": "warmup 0.1, floor 0.1",
@@ -34,6 +35,7 @@ NOTES = {
     "ramp": "ramp 5, sustain 3, decay 0.8",
     "one_cycle": "warmup 0.3",
     "plateau": "factor 0.5, patience 3",
+    "listed": "8 rates, shown over 1e-3",
 }
 
 
@@ -71,12 +73,10 @@ def draw_schedules() -> Figure:
     """Draw the rate of every schedule over one stage, one panel each."""
     figure = Figure(figsize=(10, 5.2), layout="constrained")
     panels = figure.subplots(2, 3, sharex=True, sharey=True).ravel().tolist()
-    for axes, (name, schedule) in zip(panels, PANELS, strict=False):
+    for axes, (name, schedule) in zip(panels, PANELS, strict=True):
         _draw_rates(axes, name, schedule)
     _draw_losses(panels[4])
-    panels[5].set_visible(False)
-    for axes in panels[2:5]:
-        axes.tick_params(labelbottom=True)
+    for axes in panels[3:]:
         axes.set_xlabel("epoch")
     for axes in panels[::3]:
         axes.set_ylabel("learning rate / lr")

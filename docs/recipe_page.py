@@ -16,6 +16,8 @@ from typing import Any
 
 from pydantic import AfterValidator, BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import core_schema
 
 from loupe.augment import STEPS
 from loupe.choices import Loss, Optimizer, Schedule
@@ -44,7 +46,7 @@ def write_recipe_page() -> str:
 def write_recipe_schema() -> str:
     """Return the JSON schema that editors check a recipe with."""
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    schema = dialect | Recipe.model_json_schema()
+    schema = dialect | Recipe.model_json_schema(schema_generator=_WithFactories)
     for name, model in schema["$defs"].items():
         # Else a part without the key that picks its kind would be of all kinds at once.
         if name not in _default_kinds() and (key := _kind_key(model)):
@@ -234,9 +236,17 @@ def _describe_kinds(kinds: list[Mapping[str, Any]]) -> list[str]:
     return sections
 
 
+class _WithFactories(GenerateJsonSchema):
+    """Write down what a factory makes as a default, like any other."""
+
+    def get_default_value(self, schema: core_schema.WithDefaultSchema) -> Any:
+        factory: Any = schema.get("default_factory")
+        return factory() if factory else super().get_default_value(schema)
+
+
 @functools.cache
 def _schema() -> Mapping[str, Any]:
-    return Recipe.model_json_schema()
+    return Recipe.model_json_schema(schema_generator=_WithFactories)
 
 
 @functools.cache

@@ -49,7 +49,7 @@ def find_thresholds(truth: NDArray[Any], probs: NDArray[Any]) -> tuple[float, fl
 def measure_areas(table: loupe.Table, sheet: Predictions) -> list[str]:
     """Return PR-AUC of each class and their mean, each with its bootstrap interval."""
     truth = table.targets >= 0.5
-    groups = range(len(table)) if table.groups is None else table.groups
+    groups = np.arange(len(table)) if table.groups is None else table.groups
     # The first weights are all 1: the value itself. The others draw groups of copies.
     ones = np.ones((1, len(table)), np.int32)
     weights = np.concatenate([ones, bootstrap_weights(groups, RESAMPLES, seed=0)])

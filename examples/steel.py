@@ -93,6 +93,7 @@ def show_gate(run: loupe.Run, table: loupe.Table) -> None:
     saved = (probs[~faulty] < threshold).mean()
     print(
         f"at {threshold:.3f} it keeps {RECALL:.0%} of the defects and stops {saved:.0%} of the rest"
+        " (of the rows that chose it)"
     )
 
 

@@ -41,7 +41,8 @@ def build_optimizer(
       to the bias-corrected root. Keras adds its own ("epsilon hat") to the raw root,
       which is larger by 1 / sqrt(1 - beta2^t) in our terms: 32 times at the first
       step, 1.26 times at step 1000, the same in the end. Keras' first steps are
-      smaller where epsilon is large, such as 1e-3. `radam` adds it as Keras does.
+      smaller where epsilon is large, such as 1e-3. `radam` adds it as Keras does, and
+      so does `adam` with `epsilon_hat`, through `set_rate`.
     * `radam` starts to rectify when the approximated length of the average exceeds
       5, as its authors' code does; the paper says 4. With beta2 = 0.999 that is step
       6 in place of step 5.
@@ -88,12 +89,13 @@ def build_optimizer(
 def set_rate(
     optimizer: torch.optim.Optimizer, settings: Optimizer, rate: float, *, step: int
 ) -> None:
-    """Give every parameter group its rate for the next step.
+    """Give every parameter group its rate, and Adam its epsilon hat, for the next step.
 
     Args:
         optimizer: From `build_optimizer`.
         settings: Its `lr_decay` divides the rate by 1 + lr_decay x step, as Keras'
-            `decay` does.
+            `decay` does. With `epsilon_hat` the epsilon of a step is
+            epsilon / sqrt(1 - beta2^t), t being step + 1.
         rate: Of the stage, from its schedule.
         step: Steps done in the stage; also those the optimizer has done.
 

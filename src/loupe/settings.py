@@ -53,8 +53,9 @@ class Head(Part):
     last one, biases spared (Keras' `kernel_regularizer`)."""
     init: Literal["default", "he_normal", "glorot_uniform"] = "default"
     """`he_normal`: dense layers start from a normal distribution of variance 2 / inputs,
-    cut off at two deviations, biases from 0; `glorot_uniform` (Keras' default) from +-
-    sqrt(6 / (inputs + outputs)), biases from 0; `default` is torch's own."""
+    cut off at two deviations, biases from 0; `glorot_uniform`, Keras' default: from a
+    uniform one within sqrt(6 / (inputs + outputs)) of 0, biases from 0; `default` is
+    torch's own."""
 
 
 class Network(Part):

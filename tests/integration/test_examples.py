@@ -152,7 +152,11 @@ def test_clouds(make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     check_layout("clouds", describe(out))
     printed = capsys.readouterr().out
     assert re.search(r"PR-AUC +inner +held out\nFish ", printed)
-    assert "held out: OPTIMISTIC" in printed
+    interval = r"[\d.]+ \[[\d.]+, [\d.]+\]"
+    rows = re.findall(rf"^(\w+) +{interval} +{interval}$", printed, re.MULTILINE)
+    assert rows == ["Fish", "Flower", "Gravel", "Sugar", "mean"]
+    assert "heldout: OPTIMISTIC" in printed
+    assert "inner: OPTIMISTIC" not in printed
     assert open_run(out / "inner").manifest()["stamps"] == []
     before, after = read_rows(data.submission), read_rows(out / "submission.csv")
     assert [row[0] for row in after] == [row[0] for row in before]
@@ -207,7 +211,8 @@ def test_cassava(make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     data, out = make(make_cassava), tmp_path / "out"
     load("cassava").main(
         str(data.table), str(data.images), str(data.names), str(out),
-        *SMALL, "stages.0.epochs=2", "input.size=[60, 80]", "input.crop=48", **OPTIONS,
+        *SMALL, "stages.0.epochs=2", "input.size=[60, 80]", "input.crop=48",
+        "augment.0={RandomCrop: {height: 48, width: 48}}", "control_on=heldout", **OPTIONS,
     )  # fmt: skip
     check_layout("cassava", describe(out))
     held = read_rows(out / "votes.csv")[1:]
@@ -218,8 +223,12 @@ def test_cassava(make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert counts.sum() == len(held)
     right = np.trace(counts) / len(held)
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith(f"accuracy {right:.3f}  [")
-    assert len(printed) == 6
+    assert re.match(rf"accuracy +{right:.3f}  \[", printed[0])
+    shares = np.diag(counts) / counts.sum(axis=1)
+    names = [row[0] for row in read_rows(out / "confusion.csv")[1:]]
+    for name, share, n, line in zip(names, shares, counts.sum(axis=1), printed[1:6], strict=True):
+        assert re.fullmatch(rf"{re.escape(name)} +{share:.3f}  \[.+\]  of {n}", line)
+    assert [line.split(":")[0] for line in printed[6:]] == ["OPTIMISTIC"]
 
 
 def test_cassava_denoise(
@@ -232,7 +241,8 @@ def test_cassava_denoise(
     # As from the command line. Random features and a solved last layer take seconds, and
     # are good enough to find the noise.
     words = (data.table, data.images, data.names, out, *SMALL, "input.size=[60, 80]")
-    more = ("stages=[{train: head, l2: 0.03}]", "checkpoint=null", f"tta.augment={FLIPS}")
+    solved = ("stages=[{train: head, l2: 0.03}]", "network.head.init=default", "checkpoint=null")
+    more = (*solved, f"tta.augment={FLIPS}")
     monkeypatch.setattr(sys, "argv", ["cassava_denoise.py", *map(str, words), *more])
     runpy.run_path(str(ROOT / "examples" / "cassava_denoise.py"), run_name="__main__")
     check_layout("cassava_denoise", describe(out, learnt=["noisy.csv", "cleaned.csv"]))
@@ -260,18 +270,30 @@ def test_art(make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     data, out = make(make_paintings), tmp_path / "out"
     load("art").main(
         str(data.table), str(data.test), str(out), *SMALL, "stages.0.epochs=1", "input.size=32",
-        folds=2, **OPTIONS,
+        "control_on=heldout", folds=2, **OPTIONS,
     )  # fmt: skip
     check_layout("art", describe(out))
     classes = [int(row[1]) for row in read_rows(out / "submission.csv")[1:]]
     assert set(classes) <= set(range(7))
     printed = capsys.readouterr().out.splitlines()
     assert sum("plain mean" in line for line in printed) == 2
-    assert len(printed) == 8
+    # The second round went on from weights that the held-out folds had chosen.
+    rounds = [line[:12] for line in printed if "OPTIMISTIC" in line]
+    assert rounds[0] == "first round "
+    assert set(rounds[1:]) == {"second round"}
+    assert len(printed) == 8 + len(rounds)
     last = open_run(out / "second-all")
     assert last.refit
     assert open_run(out / "second").member("b4").recipe().init_from == str(out / "first")
     assert last.member("b4").recipe().init_from == str(out / "first-all")
+    # As in the write-up, the vertical flip comes with the refit.
+    for name in ("first", "second"):
+        before, after = (
+            [step.name for step in open_run(out / run).member("b4").recipe().augment]
+            for run in (name, f"{name}-all")
+        )
+        assert after == [*before, "VerticalFlip"]
+        assert "VerticalFlip" not in before
 
 
 def test_steel(make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -279,7 +301,7 @@ def test_steel(make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     load("steel").main(
         str(data.table), str(data.images), str(out),
         *SMALL, "stages.0.epochs=2", "stages.0.views=2", "tta.draws=2", "input.size=32",
-        **OPTIONS,
+        "control_on=heldout", **OPTIONS,
     )  # fmt: skip
     check_layout("steel", describe(out))
     counts = {(what, name): int(n) for what, name, n in read_rows(out / "counts.csv")[1:]}
@@ -288,10 +310,29 @@ def test_steel(make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert counts["classes per image", "2"] == 4
     printed = capsys.readouterr().out
     assert re.search(r"binary +defect +recall [\d.]+ \[[\d., ]+\]  precision", printed)
+    assert re.search(r"^binary +OPTIMISTIC", printed, re.MULTILINE)
+    assert re.search(r"^multilabel +OPTIMISTIC", printed, re.MULTILINE)
     assert re.search(r"at [\d.]+ it keeps 96% of the defects and stops \d+% of the rest", printed)
     binary, multilabel = (open_run(out / n).table() for n in ("binary", "multilabel"))
     assert binary.ids == multilabel.ids
     assert binary.folds.tolist() == multilabel.folds.tolist()
+
+
+def test_prediction_grid(make: Any, tmp_path: Path) -> None:
+    data = make(make_cracks)
+    table = loupe.read_table(data.table, images=data.images)
+    stages = [{"train": "head", "views": ["identity"], "l2": 0.03}]
+    recipe = loupe.read_recipe({"input": {"size": 32}, "stages": stages}, SMALL)
+    run = loupe.train(table, {"a": recipe}, tmp_path / "run", folds=2, **OPTIONS)
+    load("prediction_grid").main(str(run.folder), str(tmp_path / "grid.png"))
+    with Image.open(tmp_path / "grid.png") as picture:
+        # Six images in each of three rows, 150 pixels wide with 34 for what is said of them.
+        assert picture.size == (900, 552)
+        shown = np.asarray(picture.convert("L"))
+    tiles = shown.reshape(3, 184, 6, 150)
+    # Every place has an image, and black words below it.
+    assert (tiles[:, 2:148, :, 2:148].std(axis=(1, 3)) > 0).all()
+    assert (tiles[:, 150:].min(axis=(1, 3)) < 64).all()
 
 
 CONSTANTS: dict[str, dict[str, Any]] = {
@@ -301,6 +342,7 @@ CONSTANTS: dict[str, dict[str, Any]] = {
         "network.head.batch_norm": True,
         "network.head.dropout": 0.5,
         "network.head.init": "he_normal",
+        "optimizer.epsilon_hat": True,
         "input.size": "x2",
         "input.filter": "area",
         "optimizer.name": "adam",
@@ -337,6 +379,13 @@ CONSTANTS: dict[str, dict[str, Any]] = {
         "input.size": [600, 800],
         "input.crop": [512, 512],
         "input.normalisation": "data",
+        "augment.0": {
+            "name": "RandomCrop",
+            "p": 1.0,
+            "height": 512,
+            "width": 512,
+            "border": "reflect",
+        },
         "optimizer.lr": 1e-4,
         "optimizer.epsilon": 1e-7,
         "schedule": {"name": "cosine", "warmup": 0.0, "floor": 0.3},
@@ -410,6 +459,10 @@ def test_recipes_leave_no_default_of_ours_where_keras_has_its_own(name: str) -> 
     recipe = loupe.read_recipe(ROOT / "recipes" / f"{name}.yaml").model_dump(mode="json")
     assert recipe["optimizer"]["clip_norm"] is None
     assert recipe["optimizer"]["epsilon"] == (1e-3 if name == "cracks" else 1e-7)
+    # Keras adds it to the raw root; radam does so anyway.
+    assert recipe["optimizer"].get("epsilon_hat", True)
+    named = {"cracks": "he_normal", "art": "he_normal", "art_retrain": "he_normal"}
+    assert recipe["network"]["head"]["init"] == named.get(name, "glorot_uniform")
     assert recipe["schedule"].get("warmup", 0) == 0
     assert recipe["tta"] == ["identity"] or recipe["tta"]["draws"] > 1
 

@@ -152,7 +152,7 @@ def test_a_stage_may_have_its_own_size_loss_and_schedule(exclusive, weights, tmp
 
 
 def test_half_precision_trains_and_is_repeated(exclusive, weights, tmp_path):
-    recipe = {"engine": {"precision": "fp16", "channels_last": False}}
+    recipe = {"engine": {"precision": "fp16"}}
     one = train(exclusive, recipe, tmp_path / "one", weights)
     two = train(exclusive, recipe, tmp_path / "two", weights)
     np.testing.assert_array_equal(one.oof()["m"].probs, two.oof()["m"].probs)
@@ -299,6 +299,23 @@ def test_a_refit_of_a_refit_is_refused(first, binary, weights, tmp_path):
     )
     with pytest.raises(RunError, match="itself a refit"):
         loupe.train(binary, out=tmp_path / "s", refit=run.folder, weights=weights)
+
+
+def test_a_metric_without_a_value_on_the_watched_rows_is_refused(exclusive, weights, tmp_path):
+    targets = np.zeros((16, 3), np.float32)
+    targets[:, :2] = exclusive.targets
+    targets[0] = (0, 0, 1)
+    table = replace(exclusive, classes=("ok", "defect", "rare"), targets=targets)
+    with pytest.raises(RecipeError, match=r"rows watched for fold \d lack a class"):
+        train(table, {"checkpoint": {"metric": "recall/rare"}}, tmp_path / "r", weights)
+    assert not (tmp_path / "r").exists()
+
+
+def test_start_weights_of_another_network_are_refused(first, binary, weights, tmp_path):
+    recipe = {"init_from": str(first.folder), "network": {"name": "test_vit"}}
+    with pytest.raises(RecipeError, match="does not hold this network"):
+        train(binary, recipe, tmp_path / "r", weights)
+    assert not (tmp_path / "r").exists()
 
 
 def test_unknown_metrics_and_classes_are_named_before_any_work(binary, weights, tmp_path):

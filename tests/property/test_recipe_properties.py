@@ -50,7 +50,7 @@ schedules = kinds(
     one_cycle={"warmup": shares, "start_divisor": rates},
     plateau={"metric": st.sampled_from(["loss", "recall/a b"]), "patience": counts},
 )
-mixings = st.fixed_dictionaries({}, optional={"cutmix": st.floats(0, 0.5), "skip_last": counts})
+mixings = st.fixed_dictionaries({}, optional={"cutmix": st.floats(0, 0.5), "skip_last": st.just(0)})
 stage = {"lr": rates, "loss": st.none() | losses, "schedule": st.none() | schedules}
 full = st.fixed_dictionaries(
     {"epochs": counts},

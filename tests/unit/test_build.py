@@ -9,7 +9,8 @@ from torch import nn
 
 from loupe.build import autocast, build_network, find_start, knows_network, resolve_input
 from loupe.errors import RecipeError, WeightsError
-from loupe.networks import freeze_layers, freeze_norms
+from loupe.images import InputSpec
+from loupe.networks import Classifier, freeze_layers, freeze_norms
 from loupe.recipe import Recipe, read_recipe
 from loupe.settings import Head
 
@@ -382,8 +383,8 @@ def test_the_penalty_is_that_of_the_inner_kernels():
     assert all(p.grad is None for p in (network.head.weight, network.hidden[1].bias))
 
 
-@pytest.mark.parametrize("head", [{}, {"l2": 0.5}, {"widths": [4]}])
-def test_there_is_no_penalty_without_inner_layers_or_a_factor(head):
+@pytest.mark.parametrize("head", [{}, {"widths": [4]}])
+def test_there_is_no_penalty_without_a_factor(head):
     penalty = with_head(**head).penalty()
     assert (penalty.shape, penalty.item(), penalty.dtype) == ((), 0.0, torch.float32)
 
@@ -506,3 +507,14 @@ def test_all_unknown_layers_are_named_with_the_nearest():
     assert "'conv1'" not in said.partition("'layer9'")[0]
     assert "backbone (all of them), conv1, bn1, act1" in said
     assert all(p.requires_grad for p in network.parameters())
+
+
+def test_glorot_uniform_is_keras_default():
+    spec = InputSpec(height=8, width=8)
+    head = Head(widths=(400,), init="glorot_uniform")
+    network = Classifier(torch.nn.Identity(), 600, 300, spec, head)
+    for layer in (network.hidden[0], network.head):
+        limit = (6 / (layer.in_features + layer.out_features)) ** 0.5
+        assert float(layer.weight.detach().abs().max()) <= limit
+        assert float(layer.weight.detach().var()) == pytest.approx(limit**2 / 3, rel=0.02)
+        assert not layer.bias.detach().any()

@@ -325,3 +325,34 @@ def test_parameters_without_a_gradient_are_passed_over():
     assert bare.grad is None
     assert other.grad is not None
     assert other.grad.tolist() == pytest.approx([0.6, 0.8])
+
+
+def test_epsilon_hat_is_keras_adam():
+    settings = Adam(lr=1e-3, epsilon=1e-3, epsilon_hat=True)
+    network = torch.nn.Linear(3, 2, bias=False).double()
+    with torch.no_grad():
+        network.weight.copy_(torch.arange(6.0).reshape(2, 3))
+    optimizer = torch.optim.Adam(
+        [{"params": [network.weight], "factor": 1.0}], 1e-3, eps=1e-3, fused=True
+    )
+    rng = np.random.default_rng(0)
+    weight, m, v = np.arange(6.0).reshape(2, 3), 0.0, 0.0
+    for step in range(6):
+        gradient = rng.normal(size=(2, 3)) * 1e-2
+        network.weight.grad = torch.from_numpy(gradient.copy())
+        set_rate(optimizer, settings, 1e-3, step=step)
+        optimizer.step()
+        t = step + 1
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        rate = 1e-3 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+        weight -= rate * m / (np.sqrt(v) + 1e-3)
+        np.testing.assert_allclose(network.weight.detach().numpy(), weight, rtol=1e-9)
+
+
+def test_epsilon_is_each_groups_hat_only_where_it_is_asked_for():
+    for hat, expected in ((False, 1e-3), (True, 1e-3 / math.sqrt(1 - 0.99**8))):
+        settings = Adam(epsilon=1e-3, betas=(0.9, 0.99), epsilon_hat=hat, weight_decay=0.1)
+        optimizer = build_optimizer(settings, tiny(), lr=0.1)
+        set_rate(optimizer, settings, 0.1, step=7)
+        found = [group["eps"] for group in optimizer.param_groups]
+        assert found == pytest.approx([expected] * 2, rel=1e-12)

@@ -230,7 +230,7 @@ def test_the_keys_known_are_those_of_the_kind_that_was_picked():
     assert "momentum, name, nesterov, weight_decay)" in text
     assert "epsilon" not in text
     text = refuse({"stages": [{"train": "head", "freeze_norm": True}]})
-    assert text.endswith("(known here: epochs, l2, loss, lr, schedule, train, views)")
+    assert text.endswith("(known here: epochs, l2, loss, lr, schedule, stop_after, train, views)")
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,9 @@ def test_an_unknown_kind_is_answered_with_the_nearest(values, place, found, mean
 def test_an_unknown_kind_is_answered_with_all_that_there_are():
     for part, kinds in PARTS.items():
         text = refuse({part: {"name": "zzz"}})
-        assert text.endswith(f"is 'zzz' (known here: {', '.join(sorted(kinds))})")
+        # `listed` cannot be left to its defaults: it has none.
+        known = sorted({*kinds, "listed"} if part == "schedule" else kinds)
+        assert text.endswith(f"is 'zzz' (known here: {', '.join(known)})")
     assert refuse({"stages": [{"train": "zzz"}]}).endswith("(known here: all, head)")
 
 
@@ -369,8 +371,10 @@ def test_only_a_linear_head_is_solved(head):
     assert "'epochs'" in refuse({"network": network, "stages": [{"train": "head"}]})
     assert read_recipe({"network": network, "stages": [{"train": "head", "epochs": 2}]})
     assert read_recipe({"network": network, "stages": [{}]})
-    plain = {"head": {"dropout": 0.5, "init": "he_normal"}}
-    assert read_recipe({"network": plain, "stages": [{"train": "head"}]})
+    solved = {"network": {"head": {"dropout": 0.5, "init": "he_normal"}}}
+    said = refuse(solved | {"stages": [{"train": "head"}]})
+    assert "network.head.dropout has no effect" in said
+    assert "network.head.init has no effect" in said
 
 
 def test_nothing_is_watched_unless_something_is_controlled():
@@ -545,12 +549,16 @@ CHANGES = {
 }
 
 
-def test_the_digest_follows_every_field_but_engine_and_start():
+def test_the_digest_follows_every_field_but_where_and_how_it_runs():
     assert CHANGES.keys() == Recipe.model_fields.keys()
     digests = {name: read_recipe({name: value}).digest() for name, value in CHANGES.items()}
     plain = Recipe().digest()
-    assert {name for name, digest in digests.items() if digest == plain} == {"engine", "start"}
-    assert len(set(digests.values())) == len(CHANGES) - 2 + 1
+    assert {name for name, digest in digests.items() if digest == plain} == {
+        "engine",
+        "init_from",
+        "start",
+    }
+    assert len(set(digests.values())) == len(CHANGES) - 3 + 1
     assert re.fullmatch("[0-9a-f]{16}", plain)
 
 
@@ -609,3 +617,35 @@ def test_every_example_of_the_page_is_a_recipe(tmp_path):
         path.write_text(block, encoding="utf-8")
         shown |= read_recipe(path).model_fields_set
     assert shown >= {*PARTS, "network", "input", "augment", "mixing", "stages", "tta"}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"stages": [{"train": "head"}], "checkpoint": {}}, "checkpoint has no effect"),
+        ({"stages": [{"train": "head"}], "ema": 0.9}, "ema has no effect"),
+        (
+            {"stages": [{"train": "head", "epochs": 2}], "mixing": {"cutmix": 1.0}},
+            "mixing has no effect",
+        ),
+        ({"network": {"head": {"l2": 0.1}}}, "head.l2 is of the layers"),
+        ({"init_from": "r", "input": {"normalisation": "data"}}, "leave out 'data'"),
+        ({"batch_size": 1, "network": {"head": {"batch_norm": True}}}, "batch_size of 2 or more"),
+        ({"input": {"crop": 64}, "stages": [{"size": 48}]}, "smaller than input.crop"),
+        ({"mixing": {"mixup": 1.0, "skip_last": 5}}, "nothing would be mixed"),
+    ],
+)
+def test_settings_without_effect_are_refused(values, said):
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        read_recipe(values)
+
+
+def test_a_schedule_that_no_stage_uses_watches_nothing():
+    plateau = {"name": "plateau", "metric": "f1_macro"}
+    own = [{"epochs": 2, "schedule": {"name": "constant"}}]
+    assert read_recipe({"schedule": plateau, "stages": own}).watched_metrics == ()
+    assert read_recipe({"schedule": plateau}).watched_metrics == ("f1_macro",)
+
+
+def test_where_it_starts_is_not_what_it_is():
+    assert read_recipe({"init_from": "a"}).digest() == read_recipe({"init_from": "b"}).digest()

@@ -5,7 +5,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from loupe.choices import Constant, Cosine, OneCycle, Plateau, Ramp
+from loupe.choices import Constant, Cosine, Listed, OneCycle, Plateau, Ramp
 from loupe.schedules import Standing, follow, rate_at
 
 START = Standing(None, 0, 0, 1.0)
@@ -28,7 +28,7 @@ def follow_all(schedule, values, *, lower_is_better=True):
     return found
 
 
-# Typed from the definitions in `settings`; (schedule, lr, epochs, steps per epoch): rates.
+# Typed from the definitions in `choices`; (schedule, lr, epochs, steps per epoch): rates.
 TABLE = [
     (Cosine(warmup=0.0), 2.0, 4, 1, [2.0, 1 + 0.5**0.5, 1.0, 1 - 0.5**0.5]),
     # Warm-up of 2 of 8 steps; 1/6, 2/6, ... of the half cosine from 1 to 0.2 after that.
@@ -60,6 +60,8 @@ TABLE = [
         [0.04, 0.52, 1.0, 0.7501, 0.2503, 0.0004],
     ),
     (Plateau(), 0.3, 2, 2, [0.3, 0.3, 0.3, 0.3]),
+    (Listed(rates=(0.2, 0.5, 0.1)), 9.0, 4, 2, [0.2, 0.2, 0.5, 0.5, 0.1, 0.1, 0.1, 0.1]),
+    (Listed(rates=(0.2, 0.5)), 9.0, 1, 2, [0.2, 0.2]),
 ]
 
 
@@ -69,7 +71,14 @@ def test_rates_are_those_of_the_definition(schedule, lr, epochs, each, expected)
 
 
 def test_every_kind_stands_in_the_table():
-    assert {type(row[0]) for row in TABLE} == {Cosine, Constant, Ramp, OneCycle, Plateau}
+    assert {type(row[0]) for row in TABLE} == {
+        Cosine,
+        Constant,
+        Ramp,
+        OneCycle,
+        Plateau,
+        Listed,
+    }
 
 
 def test_the_ramp_has_the_published_rates_of_the_cracks_system():
@@ -221,3 +230,9 @@ def test_nan_is_no_improvement():
 )
 def test_no_rate_is_above_the_peak_or_below_zero(schedule, epochs, each):
     assert all(0 <= rate <= 0.1 * (1 + 1e-12) for rate in rates(schedule, 0.1, epochs, each))
+
+
+def test_listed_rates_are_taken_an_epoch_each_and_the_last_one_holds_on():
+    schedule = Listed(rates=(3e-4, 2e-4, 1e-5))
+    found = [rate_at(schedule, 9.0, step=s, steps_per_epoch=2, epochs=5) for s in range(10)]
+    assert found == [3e-4] * 2 + [2e-4] * 2 + [1e-5] * 6
