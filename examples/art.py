@@ -89,10 +89,14 @@ def main(train: str, test: str, out: str, *changes: str, folds: int = 5, **optio
             print(f"{told:<14}{stamp}")
     # Nothing is held out from here on; what is known of it is what was measured above, and
     # that was without the vertical flip, which comes "at the end".
-    changed = {"refit": first.folder, "overrides": [add_flip(first)]}
-    whole = loupe.train(table, out=place / "first-all", **changed, **options)
-    changed = {"refit": second.folder, "overrides": [add_flip(second), f"init_from={whole.folder}"]}
-    final = loupe.train(table, out=place / "second-all", **changed, **options)
+    more = [add_flip(first)]
+    whole = loupe.train(
+        table, out=place / "first-all", refit=first.folder, overrides=more, **options
+    )
+    more = [add_flip(second), f"init_from={whole.folder}"]
+    final = loupe.train(
+        table, out=place / "second-all", refit=second.folder, overrides=more, **options
+    )
     wanted = loupe.read_table(test, layout="images")
     sheet = loupe.predict(final, wanted)
     draw_bars(count_classes(table), place / "classes.png")

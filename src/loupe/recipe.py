@@ -109,9 +109,7 @@ class Recipe(Part):
         if not by_epochs:
             given = [name for name in ("early_stop", "checkpoint") if getattr(self, name)]
             given += ["ema"] if self.ema else []
-            head = self.network.head
-            given += ["network.head.dropout"] if head.dropout else []
-            given += ["network.head.init"] if head.init != "default" else []
+            given += ["network.head.dropout"] if self.network.head.dropout else []
             wrong += [
                 f"{name} has no effect where the head is solved, not trained" for name in given
             ]
