@@ -166,3 +166,20 @@ def make_rows(rows):
         targets=np.eye(2, dtype=np.float32)[np.arange(rows) % 2],
         exclusive=True,
     )
+
+
+def test_runs_are_compared_on_the_same_rows(finished, monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(str(ROOT))
+    comparing = importlib.import_module("benchmarks.comparing")
+    folder = str(finished.folder)
+    comparing.main(
+        ["--name", "toy", "--results", str(tmp_path), f"a={folder}", f"b={folder},{folder}"]
+    )
+    (path,) = tmp_path.glob("*.json")
+    found = json.loads(path.read_text())
+    assert found["differences"]["b"]["value"] == 0
+    assert found["scores"]["a"]["accuracy"] == found["scores"]["b"]["accuracy"]
+    assert list(found["pr_auc"]) == ["a", "b"]
+    page = path.with_name(path.name.removesuffix(".json") + ".md").read_text()
+    assert page in capsys.readouterr().out
+    assert str(finished.folder) not in path.read_text()

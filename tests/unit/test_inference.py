@@ -266,7 +266,7 @@ def few(exclusive):
 
 
 def test_folds_that_share_a_backbone_keep_their_own_layers(few, tmp_path):
-    stages = [{"train": "head", "epochs": 1, "l2": 0.1}]
+    stages = [{"train": "head", "epochs": 1}]
     network = {"name": "test_resnet", "head": {"widths": [6], "batch_norm": True}}
     run = make_run(tmp_path / "r", few, {"m": {"stages": stages, "network": network}})
     each = fold_scores(run, few, "m")
