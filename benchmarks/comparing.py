@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = np.flatnonzero(table.folds >= 0) if table.folds is not None else np.arange(len(table))
     sheets = {name: blend(group, table, rows) for name, group in runs.items()}
     result = {
-        "benchmark": f"comparing-{args.name}",
+        "benchmark": "comparing",
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "job": {"data": args.name, "rows": len(rows), "classes": list(table.classes)},
         "machine": describe_machine(),
