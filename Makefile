@@ -23,7 +23,7 @@ demo: setup
 	$(BIN)/loupe demo --out demo
 
 test: lint types
-	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow and not gpu"
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m "slow and not gpu"

@@ -40,7 +40,7 @@ optimizers = kinds(
     adamw=adam,
     adam=adam | {"lr_decay": shares},
     radam=adam,
-    sgd=step | {"momentum": shares, "nesterov": st.booleans()},
+    sgd=step | {"momentum": shares},
 )
 schedules = kinds(
     "name",

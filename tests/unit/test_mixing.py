@@ -60,11 +60,15 @@ def draw_shares(mixing, *, count, height=1, width=1):
 )
 def test_cutmix_labels_are_the_shares_of_pixels(number, height, width, alpha, seed):
     images = plain_images(number, height, width)
-    weights = torch.linspace(0, 2, number)
+    weights = torch.linspace(0.5, 2, number)
+    plain = mix(images, Mixing(cutmix=1, cutmix_alpha=alpha), seed)
     made = mix(images, Mixing(cutmix=1, cutmix_alpha=alpha), seed, weights)
     shares = count_shares(made.images)
-    np.testing.assert_allclose(made.targets, shares, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(plain.targets, shares, atol=1e-6, rtol=0)
     np.testing.assert_allclose(made.weights, shares @ weights, atol=1e-6, rtol=0)
+    # The weighted loss of the mixture is the mixture of the weighted losses.
+    weighted = made.targets * made.weights[:, None]
+    np.testing.assert_allclose(weighted, shares * weights, atol=1e-6, rtol=0)
     assert made.images.dtype == torch.uint8
     assert made.targets.dtype == made.weights.dtype == torch.float32
 
@@ -90,11 +94,14 @@ def test_cutmix_moves_nothing_and_takes_one_box_for_all(number, seed):
 @FEW
 @given(st.integers(2, 6), st.sampled_from([1, 3]), SEEDS)
 def test_mixup_averages_pixels_targets_and_weights_alike(number, channels, seed):
-    images, weights = random_images(number, channels=channels), torch.linspace(0, 2, number)
+    images, weights = random_images(number, channels=channels), torch.linspace(0.5, 2, number)
+    shares = mix(images, Mixing(mixup=1, mixup_alpha=1), seed).targets
     made = mix(images, Mixing(mixup=1, mixup_alpha=1), seed, weights)
-    expected = torch.einsum("bk,khwc->bhwc", made.targets, images.float())
+    expected = torch.einsum("bk,khwc->bhwc", shares, images.float())
     np.testing.assert_allclose(made.images, expected, atol=1e-4, rtol=0)
-    np.testing.assert_allclose(made.weights, made.targets @ weights, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(made.weights, shares @ weights, atol=1e-6, rtol=0)
+    weighted = made.targets * made.weights[:, None]
+    np.testing.assert_allclose(weighted, shares * weights, atol=1e-6, rtol=0)
     assert made.images.dtype == torch.float32
     assert made.images.min() >= 0
     assert made.images.max() <= 255
