@@ -67,10 +67,13 @@ def list_views(recipe: Recipe) -> tuple[ViewName, ...]:
     no stage changes the backbone.
     """
     stage = recipe.stages[0]
-    fitted = stage.views if isinstance(stage, HeadStage) and not count_draws(recipe) else ()
-    averaged = recipe.tta if head_only(recipe) and isinstance(recipe.tta, tuple) else ()
-    plain: tuple[ViewName, ...] = ("identity",)
-    return tuple(dict.fromkeys((*fitted, *plain, *averaged)))  # type: ignore[misc]
+    views: list[ViewName] = []
+    if isinstance(stage, HeadStage) and isinstance(stage.views, tuple):
+        views += stage.views
+    views.append("identity")
+    if head_only(recipe) and isinstance(recipe.tta, tuple):
+        views += recipe.tta
+    return tuple(dict.fromkeys(views))
 
 
 def check_views(recipe: Recipe) -> None:

@@ -20,6 +20,7 @@ from loupe.errors import RecipeError, RunError, shorten
 from loupe.recipe import Recipe
 from loupe.runs import Member, Run, open_run
 from loupe.settings import Stage, Start
+from loupe.starts import row_keys
 from loupe.table import ALWAYS_TRAINED, HOLDOUT, Table
 from loupe.watching import improves
 
@@ -67,9 +68,9 @@ def join_rows(table: Table, source: Run) -> Table:
             f"--refit: {source.folder} has the classes {shorten(before.classes)}; the table has "
             f"{shorten(table.classes)}. Expected the same, in the same order."
         )
-    rows = {key: row for row in range(len(before)) for key in _keys(before, row)}
+    rows = {key: row for row in range(len(before)) for key in row_keys(before, row)}
     known = [
-        next((rows[key] for key in _keys(table, row) if key in rows), None)
+        next((rows[key] for key in row_keys(table, row) if key in rows), None)
         for row in range(len(table))
     ]
     folds = np.zeros(len(before), np.int16) if before.folds is None else before.folds
@@ -87,11 +88,6 @@ def join_rows(table: Table, source: Run) -> Table:
             for name, row in zip(table.ids, known, strict=True)
         )
     return replace(table, folds=np.array(joined, np.int16), groups=groups)
-
-
-def _keys(table: Table, row: int) -> tuple[str, str]:
-    """An image may come back under another id, or from another place."""
-    return table.ids[row], str(table.images[row].resolve())
 
 
 def stamp_refit(source: Run, overrides: Sequence[str]) -> tuple[str, ...]:

@@ -17,6 +17,16 @@ from loupe.runs import REFIT, Fold, Member, Run, open_run
 from loupe.table import HOLDOUT, Table
 
 
+def row_keys(table: Table, row: int) -> tuple[str, str]:
+    """Return what an image is known by: its id, and its place, as tables may name it otherwise.
+
+    Args:
+        table: That names it.
+        row: Its number.
+    """
+    return table.ids[row], str(table.images[row].resolve())
+
+
 def open_start(recipe_start: str, member: str) -> tuple[Run, Member]:
     """Open the run that `init_from` names, and its member to go on from.
 
@@ -118,9 +128,7 @@ def _held_out(table: Table, number: int) -> frozenset[str]:
 
 
 def _keys(table: Table, rows: Iterable[int]) -> frozenset[str]:
-    """An image is known by its id, and by its place, as another table may name it."""
-    found = [(table.ids[row], str(table.images[row].resolve())) for row in rows]
-    return frozenset(key for pair in found for key in pair)
+    return frozenset(key for row in rows for key in row_keys(table, row))
 
 
 def _spread(held: frozenset[str], before: Table) -> frozenset[str]:

@@ -1,8 +1,7 @@
 """The verb `train`: from a table to a scored run, in one call.
 
-Members by folds become jobs; this module prepares what they share (folds,
-recipe, decoded pixels, frozen features, the probe's choice) and runs them. It
-must not loop over batches.
+Members by folds become jobs; this module settles table, folds and recipes, lets
+`preparation` make what the jobs share, and runs them. It must not loop over batches.
 """
 
 from __future__ import annotations
@@ -217,8 +216,8 @@ def _fill_start(name: str, recipe: Recipe, weights: Path | None, reporter: Repor
 def _check_members(members: Mapping[str, Recipe], table: Table) -> None:
     """Refuse what does not fit the table: metrics, losses, steps."""
     for recipe in members.values():
-        for metric in recipe.watched_metrics:
-            check_metric(metric, table.classes, exclusive=table.exclusive, where="a watched metric")
+        for where, metric in _name_metrics(recipe).items():
+            check_metric(metric, table.classes, exclusive=table.exclusive, where=where)
         stages = [stage.loss for stage in recipe.stages if stage.loss is not None]
         targets = torch.from_numpy(table.targets)
         for loss in (recipe.loss, *stages):
