@@ -9,24 +9,35 @@ Shapes: N rows, C classes, B sets of weights (resamples).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from statistics import NormalDist
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from loupe.condensing import LARGE, deal_blocks, measure_blocks, number_groups
+from loupe.ends import find_biased_interval, find_interval
 from loupe.errors import InputError
 from loupe.scorecard import (
-    UNBOUNDED,
-    count_trials,
+    FAMILIES,
+    Family,
+    Sheet,
     find_family,
     main_metric,
     measure,
-    note_left_out,
     read_sheet,
 )
+from loupe.trials import BIASED, Trials, find_span, note_left_out
 from loupe.weighting import BLOCK, Bool, Float64, Floats, Integers
+
+__all__ = [
+    "Difference",
+    "Score",
+    "bootstrap_weights",
+    "compare_paired",
+    "find_interval",
+    "score",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +95,7 @@ def score(
     folds: Integers | None = None,
     groups: Sequence[str] | Integers | None = None,
     thresholds: float | Sequence[float] | Floats | None = None,
+    decisions: Bool | None = None,
     resamples: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
@@ -101,6 +113,12 @@ def score(
     effective size that a share v of such variance has; and where the variance
     is 0, the number of groups that the score rests on (with positives for
     recall; the scarcer side for ROC; classes times the scarcest for a macro mean).
+    A score with other ends, such as Matthews' correlation from -1 to 1, is treated
+    as the share of the way between them. The calibration error is larger than the
+    truth by chance alone, and larger still on resamples: its interval is moved back.
+
+    A table of more than `condensing.LARGE` rows is resampled in blocks of groups;
+    values are exact at any size, only the resamples are condensed.
 
     Args:
         targets_NC: Given labels in [0, 1].
@@ -110,19 +128,23 @@ def score(
         folds: Fold of each row; without it `fold_mean` and `fold_std` are NaN.
         groups: Rows that are drawn together; without it each row alone.
         thresholds: One or one per class, 0.5 without it; only if not exclusive.
+        decisions: Taken in place of thresholds or argmax. A row of exclusive classes
+            may have none, where the rule leaves it undecided: it then counts as wrong,
+            and `accepted` and `accuracy_accepted` are scored as well.
         resamples: Number of bootstrap resamples; 0 makes the intervals NaN.
         seed: Of the bootstrap.
         confidence: Of the intervals, in (0, 1).
 
     Shape:
-        targets_NC, probs_NC: (N, C). classes: (C,). folds, groups: (N,).
+        targets_NC, probs_NC, decisions: (N, C). classes: (C,). folds, groups: (N,).
 
     Returns:
         The overall scores, `main_metric` first, then those of each class.
 
     Raises:
-        InputError: shapes disagree, values are NaN or outside [0, 1], or
-            thresholds were given for exclusive classes.
+        InputError: shapes disagree, values are NaN or outside [0, 1], thresholds
+            were given for exclusive classes or beside decisions, or a row of
+            exclusive classes has several decisions.
 
     References:
         Wilson (1927), "Probable inference, the law of succession, and
@@ -130,23 +152,26 @@ def score(
         for proportions with small expected number of positive counts
         estimated from survey data" (the effective size).
     """
-    sheet = read_sheet(targets_NC, probs_NC, exclusive=exclusive, thresholds=thresholds)
+    sheet = read_sheet(
+        targets_NC, probs_NC, exclusive=exclusive, thresholds=thresholds, decisions=decisions
+    )
     _check_lengths(sheet.truth, classes=classes, folds=folds, groups=groups)
-    keys = _number_groups(range(len(sheet.truth)) if groups is None else groups)
-    values = measure(sheet, [np.ones((1, len(keys)))])
-    by_fold = measure(sheet, [] if folds is None else [_split_folds(folds)])
-    draws = measure(sheet, _draw(keys, resamples, seed))
-    none = np.zeros(0)
+    keys = number_groups(range(len(sheet.truth)) if groups is None else groups)
+    values = measure(sheet, [_split_folds(folds, len(keys))])
+    draws = _resample(sheet, keys, resamples, seed, values)
+    trials, none = Trials(sheet, keys), np.zeros(0)
+    positives = sheet.truth.sum(axis=0)
     result = []
-    for (metric, column), (value,) in values.items():
-        low, high = find_interval(
-            value,
+    for (metric, column), (value, *by_fold) in values.items():
+        low, high = _find_ends(
+            float(value),
             draws.get((metric, column), none),
-            trials=count_trials(sheet, keys, metric, column),
-            bounded=metric not in UNBOUNDED,
+            trials=trials.count(metric, column),
+            metric=metric,
+            span=find_span(metric, exclusive=exclusive, overall=column < 0),
             confidence=confidence,
         )
-        fold_mean, fold_std = _summarise(by_fold.get((metric, column), none))
+        fold_mean, fold_std = _summarise(np.array(by_fold))
         result.append(
             Score(
                 metric=metric,
@@ -156,7 +181,7 @@ def score(
                 high=high,
                 fold_mean=fold_mean,
                 fold_std=fold_std,
-                n=len(keys) if column < 0 else int(sheet.truth[:, column].sum()),
+                n=len(keys) if column < 0 else int(positives[column]),
                 note=note_left_out(sheet, classes, metric) if column < 0 else "",
             )
         )
@@ -172,6 +197,8 @@ def compare_paired(
     metric: str = "",
     groups: Sequence[str] | Integers | None = None,
     thresholds: float | Sequence[float] | Floats | None = None,
+    decisions_a: Bool | None = None,
+    decisions_b: Bool | None = None,
     resamples: int = 2000,
     seed: int = 0,
     confidence: float = 0.95,
@@ -193,12 +220,15 @@ def compare_paired(
         metric: An overall score as `score` names it; "" for `main_metric`.
         groups: Rows that are drawn together; without it each row alone.
         thresholds: As for `score`, the same for A and B.
+        decisions_a: As for `score`, of A.
+        decisions_b: Of B. Where only one of the two is given, the other sheet is
+            decided by argmax or at 0.5.
         resamples: Number of bootstrap resamples, 1 or more.
         seed: Of the bootstrap.
         confidence: Of the interval, in (0, 1).
 
     Shape:
-        targets_NC, probs_a_NC, probs_b_NC: (N, C). groups: (N,).
+        targets_NC, probs_a_NC, probs_b_NC, decisions_a, decisions_b: (N, C). groups: (N,).
 
     Raises:
         InputError: as `score`, or the metric has no such name.
@@ -208,26 +238,36 @@ def compare_paired(
         section 4.4 (the 1 that is added); Clopper & Pearson (1934), "The use of
         confidence or fiducial limits" (the bound where nothing was seen).
     """
+    given = ((probs_a_NC, decisions_a), (probs_b_NC, decisions_b))
     sheets = [
-        read_sheet(targets_NC, probs, exclusive=exclusive, thresholds=thresholds)
-        for probs in (probs_a_NC, probs_b_NC)
+        read_sheet(targets_NC, p, exclusive=exclusive, thresholds=thresholds, decisions=decided)
+        for p, decided in given
     ]
+    # Both have the same scores, also where only one of them leaves rows undecided.
+    abstains = any(sheet.abstains for sheet in sheets)
+    sheets = [replace(sheet, abstains=abstains) for sheet in sheets]
     metric = metric or main_metric(exclusive=exclusive)
     _check_lengths(sheets[0].truth, groups=groups)
-    keys = _number_groups(range(len(sheets[0].truth)) if groups is None else groups)
+    keys = number_groups(range(len(sheets[0].truth)) if groups is None else groups)
     family = find_family(sheets[0], metric)
-    at, ones = (metric, -1), np.ones((1, len(keys)))
-    a, b = (measure(sheet, [ones], family)[at][0] for sheet in sheets)
-    drawn_a, drawn_b = (measure(s, _draw(keys, resamples, seed), family)[at] for s in sheets)
+    at, ones = (metric, -1), np.ones((1, len(keys)), dtype=bool)
+    exact_a, exact_b = (measure(sheet, [ones], family) for sheet in sheets)
+    (a,), (b,) = exact_a[at], exact_b[at]
+    drawn_a, drawn_b = (
+        _resample(sheet, keys, resamples, seed, exact, family)[at]
+        for sheet, exact in zip(sheets, (exact_a, exact_b), strict=True)
+    )
     draws = np.round(drawn_a - drawn_b, 12)
     draws = draws[~np.isnan(draws)]
     value, tail = float(a - b), (1 - confidence) / 2
     if math.isnan(value) or not len(draws):
         return Difference(metric=metric, value=value, low=math.nan, high=math.nan, p_value=math.nan)
     low, high = np.quantile(draws, [tail, 1 - tail])
-    if low == high and metric not in UNBOUNDED:
-        slack = 1 - tail ** (1 / count_trials(sheets[0], keys, metric, -1))
-        low, high = max(low - slack, -1.0), min(high + slack, 1.0)
+    lowest, highest = find_span(metric, exclusive=exclusive, overall=True)
+    if low == high and math.isfinite(highest):
+        width = highest - lowest
+        slack = width * (1 - tail ** (1 / Trials(sheets[0], keys).count(metric, -1)))
+        low, high = max(low - slack, -width), min(high + slack, width)
     side = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
     p_value = min(1.0, 2 * (1 + side) / (len(draws) + 1))
     return Difference(metric=metric, value=value, low=float(low), high=float(high), p_value=p_value)
@@ -254,43 +294,42 @@ def bootstrap_weights(
         Field & Welsh (2007), "Bootstrapping clustered data" (whole groups);
         Salmon et al. (2011), "Parallel random numbers: as easy as 1, 2, 3" (Philox).
     """
-    blocks = list(_draw(_number_groups(groups), resamples, seed, at_once=resamples))
+    blocks = list(_draw(number_groups(groups), resamples, seed, at_once=resamples))
     return blocks[0] if blocks else np.zeros((0, len(groups)), np.int32)
 
 
-def find_interval(
-    value: float, draws: Float64, *, trials: int, bounded: bool, confidence: float
+def _find_ends(
+    value: float,
+    draws: Float64,
+    *,
+    trials: int,
+    metric: str,
+    span: tuple[float, float],
+    confidence: float,
 ) -> tuple[float, float]:
-    """Return the ends of an interval: percentiles, widened as `score` explains.
-
-    Args:
-        value: The score on all rows.
-        draws: (B,) the score on each resample; NaN where undefined.
-        trials: Number of groups that the score rests on.
-        bounded: True if the score lies in [0, 1].
-        confidence: Of the interval, in (0, 1).
-
-    Returns:
-        Lower and upper end; both NaN where nothing can be said.
-    """
-    draws = np.round(draws[~np.isnan(draws)], 12)
-    if math.isnan(value) or not len(draws) or (trials < 2 and not bounded):
-        return math.nan, math.nan
-    tail = (1 - confidence) / 2
-    low, high = (float(end) for end in np.quantile(draws, [tail, 1 - tail]))
-    if not bounded or (low < high and low > 0 and high < 1):
-        return low, high
-    spread, share = float(draws.var()), round(value, 12)
-    size = share * (1 - share) / spread if spread > 0 and 0 < share < 1 else trials
-    wide_low, wide_high = _find_wilson(share, size, NormalDist().inv_cdf(1 - tail))
-    return min(low, wide_low), max(high, wide_high)
+    if metric in BIASED:
+        return find_biased_interval(value, draws, trials=trials, confidence=confidence)
+    bounded = math.isfinite(span[1])
+    return find_interval(
+        value, draws, trials=trials, bounded=bounded, confidence=confidence, span=span
+    )
 
 
-def _find_wilson(share: float, size: float, z: float) -> tuple[float, float]:
-    centre = share + z * z / (2 * size)
-    half = z * math.sqrt(share * (1 - share) / size + (z / (2 * size)) ** 2)
-    scale = 1 + z * z / size
-    return max((centre - half) / scale, 0.0), min((centre + half) / scale, 1.0)
+def _resample(
+    sheet: Sheet,
+    keys: Integers,
+    resamples: int,
+    seed: int,
+    exact: Mapping[tuple[str, int], Float64],
+    families: Sequence[Family] = FAMILIES,
+) -> dict[tuple[str, int], Float64]:
+    """Take the scores on resampled groups, or on resampled blocks of a large table."""
+    if len(keys) <= LARGE or not resamples:
+        return measure(sheet, _draw(keys, resamples, seed), families)
+    blocks = deal_blocks(keys)
+    count = int(blocks.max()) + 1
+    (draws,) = _draw(np.arange(count), resamples, seed, at_once=resamples)
+    return measure_blocks(sheet, blocks, draws, exact, families)
 
 
 def _draw(
@@ -312,13 +351,12 @@ def _draw(
         yield times[:, keys].astype(np.int32)
 
 
-def _number_groups(groups: Sequence[str] | Sequence[int] | Integers) -> Integers:
-    return np.unique(np.asarray(groups), return_inverse=True)[1]
-
-
-def _split_folds(folds: Integers) -> Bool:
-    """Return (K, N) weights that pick out each fold in turn."""
-    return np.asarray(folds == np.unique(folds)[:, None])
+def _split_folds(folds: Integers | None, rows: int) -> Bool:
+    """Return weights that pick out all rows, and then each fold in turn, (1 + K, N)."""
+    sets = [np.ones(rows, dtype=bool)]
+    if folds is not None:
+        sets += [np.asarray(folds) == fold for fold in np.unique(folds)]
+    return np.stack(sets)
 
 
 def _summarise(by_fold: Float64) -> tuple[float, float]:

@@ -14,7 +14,7 @@ Where a score is undefined it is NaN, never a convenient 0 or 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +26,19 @@ from loupe.weighting import (
     Bool,
     Float64,
     Floats,
+    Integers,
     Weights,
     average,
+    cut_rows,
     divide,
     read_weights,
     sum_cells,
     sum_rows,
+    total_weight,
 )
+
+BINS = 15
+"""Bins of the calibration error, as in Guo et al. (2017)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,11 +105,24 @@ def count_outcomes(truth_NC: Bool, decided_NC: Bool, weights: Weights | None = N
         InputError: shapes disagree.
     """
     weights = read_weights(truth_NC, decided_NC, weights)
-    tp = sum_rows(truth_NC & decided_NC, weights)
-    fn = sum_rows(truth_NC, weights) - tp
-    fp = sum_rows(decided_NC, weights) - tp
-    total = len(truth_NC) if weights is None else weights.sum(axis=-1)[..., None]
-    return Outcomes(tp=tp, fp=fp, fn=fn, tn=total - tp - fp - fn)
+    return complete_outcomes(
+        tp=sum_rows(truth_NC & decided_NC, weights),
+        positives=sum_rows(truth_NC, weights),
+        decided=sum_rows(decided_NC, weights),
+        total=total_weight(len(truth_NC), weights),
+    )
+
+
+def complete_outcomes(
+    *, tp: Float64, positives: Float64, decided: Float64, total: Float64
+) -> Outcomes:
+    """Make the four counts of three sums and the weight of all rows.
+
+    Shape:
+        tp, positives, decided: (..., C). total: (...).
+    """
+    fn, fp = positives - tp, decided - tp
+    return Outcomes(tp=tp, fp=fp, fn=fn, tn=total[..., None] - tp - fp - fn)
 
 
 def pool(outcomes: Outcomes) -> Outcomes:
@@ -157,7 +176,8 @@ def mcc(outcomes: Outcomes) -> Float64:
     """Return Matthews' correlation of truth and decision, for any number of classes.
 
     NaN where all rows have one class or all decisions are one class
-    (scikit-learn says 0).
+    (scikit-learn says 0). Rows without a decision count as decided for a class of
+    their own, which is never right.
 
     Args:
         outcomes: Of exclusive classes, or one column.
@@ -167,7 +187,10 @@ def mcc(outcomes: Outcomes) -> Float64:
         correlation coefficient".
     """
     right, real, called, total = _margins(outcomes)
-    spread = (total**2 - (real**2).sum(axis=-1)) * (total**2 - (called**2).sum(axis=-1))
+    undecided = total - called.sum(axis=-1)
+    spread_real = _drop_rounding(total**2 - (real**2).sum(axis=-1), total)
+    spread_called = total**2 - (called**2).sum(axis=-1) - undecided**2
+    spread = spread_real * _drop_rounding(spread_called, total)
     return divide(right * total - (real * called).sum(axis=-1), np.sqrt(spread))
 
 
@@ -179,7 +202,7 @@ def cohen_kappa(outcomes: Outcomes) -> Float64:
     """
     right, real, called, total = _margins(outcomes)
     chance = (real * called).sum(axis=-1)
-    return divide(right * total - chance, total**2 - chance)
+    return divide(right * total - chance, _drop_rounding(total**2 - chance, total))
 
 
 def accuracy(truth_NC: Bool, decided_NC: Bool, weights: Weights | None = None) -> Float64:
@@ -267,7 +290,7 @@ def expected_calibration_error(
     probs_NC: Floats,
     *,
     exclusive: bool,
-    bins: int = 15,
+    bins: int = BINS,
     weights: Weights | None = None,
 ) -> Float64:
     """Return the mean gap between probability and observed frequency.
@@ -290,31 +313,83 @@ def expected_calibration_error(
         Guo et al. (2017), "On calibration of modern neural networks", section 2.
     """
     weights = read_weights(truth_NC, probs_NC, weights)
-    truth, probs = truth_NC, probs_NC.astype(np.float64)
+    parts = [
+        sum_cells(slot, gap, bins, weights)
+        for slot, gap in find_gaps(truth_NC, probs_NC, exclusive=exclusive, bins=bins)
+    ]
+    return add_gaps(parts, total_weight(len(truth_NC), weights))
+
+
+def find_gaps(
+    truth_NC: Bool, probs_NC: Floats, *, exclusive: bool, bins: int = BINS
+) -> Iterator[tuple[Integers, Float64]]:
+    """Find where each row falls in a calibration diagram, and how far off it is.
+
+    Args:
+        truth_NC: Given labels.
+        probs_NC: Probabilities in [0, 1].
+        exclusive: True if the columns of a row sum to 1: then only the largest counts.
+        bins: Number of bins.
+
+    Yields:
+        Bin of each row (N,), and truth minus probability (N,): once if exclusive, else
+        for each column.
+    """
     if exclusive:
-        top = probs.argmax(axis=1)[:, None]
-        truth = np.take_along_axis(truth, top, axis=1)
-        probs = np.take_along_axis(probs, top, axis=1)
-    slot = np.minimum((probs * bins).astype(np.intp), bins - 1)
-    gap = truth - probs
-    sums = [sum_cells(slot[:, c], gap[:, c], bins, weights) for c in range(gap.shape[1])]
-    total = len(truth) if weights is None else weights.sum(axis=-1)
-    return divide(np.mean([np.abs(part).sum(axis=-1) for part in sums], axis=0), total)
+        top = probs_NC.argmax(axis=1)[:, None]
+        truth_NC = np.take_along_axis(truth_NC, top, axis=1)
+        probs_NC = np.take_along_axis(probs_NC, top, axis=1)
+    for truth, column in zip(truth_NC.T, probs_NC.T, strict=True):
+        probs = column.astype(np.float64)
+        yield np.minimum((probs * bins).astype(np.intp), bins - 1), truth - probs
+
+
+def add_gaps(gaps: Sequence[Float64], total: Float64) -> Float64:
+    """Make the calibration error of the summed gaps of each column.
+
+    Shape:
+        gaps: (..., bins) each. total: (...). Returns (...).
+    """
+    sizes = [np.abs(part).sum(axis=-1) for part in gaps]
+    return divide(np.mean(sizes, axis=0), total)
 
 
 def log_loss_by_row(targets_NC: Floats, probs_NC: Floats, *, exclusive: bool) -> Float64:
     """Return the loss of each row, (N,), whose mean is `log_loss`."""
     eps = float(np.finfo(_as_floats(probs_NC).dtype).eps)
-    p, t = np.clip(probs_NC.astype(np.float64), eps, 1 - eps), targets_NC.astype(np.float64)
-    if exclusive:
-        return np.asarray(-(t * np.log(p)).sum(axis=1))
-    return np.asarray(-(t * np.log(p) + (1 - t) * np.log1p(-p)).mean(axis=1))
+    losses = np.empty(len(probs_NC))
+    for rows in cut_rows(*probs_NC.shape):
+        p = np.clip(probs_NC[rows].astype(np.float64), eps, 1 - eps)
+        t = targets_NC[rows].astype(np.float64)
+        if exclusive:
+            losses[rows] = -(t * np.log(p)).sum(axis=1)
+        else:
+            losses[rows] = -(t * np.log(p) + (1 - t) * np.log1p(-p)).mean(axis=1)
+    return losses
 
 
 def brier_by_row(targets_NC: Floats, probs_NC: Floats, *, exclusive: bool) -> Float64:
     """Return the squared error of each row, (N,), whose mean is `brier`."""
-    squares = (probs_NC.astype(np.float64) - targets_NC) ** 2
-    return np.asarray(squares.sum(axis=1) if exclusive else squares.mean(axis=1))
+    errors = np.empty(len(probs_NC))
+    for rows in cut_rows(*probs_NC.shape):
+        squares = (probs_NC[rows].astype(np.float64) - targets_NC[rows]) ** 2
+        errors[rows] = squares.sum(axis=1) if exclusive else squares.mean(axis=1)
+    return errors
+
+
+def brier_by_class(targets_NC: Floats, probs_NC: Floats, weights: Weights | None = None) -> Float64:
+    """Return the mean squared error of each column by itself, in [0, 1].
+
+    Shape:
+        targets_NC, probs_NC: (N, C). weights: (N,) or (B, N). Returns (..., C).
+    """
+    weights = read_weights(targets_NC, probs_NC, weights)
+    shape = () if weights is None else weights.shape[:-1]
+    errors = np.zeros((*shape, probs_NC.shape[1]))
+    for rows in cut_rows(*probs_NC.shape):
+        squares = (probs_NC[rows].astype(np.float64) - targets_NC[rows]) ** 2
+        errors += sum_rows(squares, None if weights is None else weights[..., rows])
+    return divide(errors, total_weight(len(probs_NC), weights)[..., None])
 
 
 def _as_floats(values: NDArray[Any]) -> Floats:
@@ -328,6 +403,11 @@ def _both_sides(o: Outcomes) -> Outcomes:
         return o
     pairs = {"tp": (o.tn, o.tp), "fp": (o.fn, o.fp), "fn": (o.fp, o.fn), "tn": (o.tp, o.tn)}
     return Outcomes(**{name: np.concatenate(pair, axis=-1) for name, pair in pairs.items()})
+
+
+def _drop_rounding(squares: Float64, total: Float64) -> Float64:
+    """Set to 0 what only the rounding of fractional weights left of a difference."""
+    return np.where(squares > 1e-12 * total**2, squares, 0.0)
 
 
 def _margins(outcomes: Outcomes) -> tuple[Float64, Float64, Float64, Float64]:

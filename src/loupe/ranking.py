@@ -19,6 +19,8 @@ import numpy as np
 
 from loupe.weighting import Bool, Float64, Floats, Integers, Weights, divide, read_weights
 
+_TINY = float(np.finfo(np.float64).tiny)  # below it nothing was seen, and nothing found
+
 
 def average_precision(truth_NC: Bool, probs_NC: Floats, weights: Weights | None = None) -> Float64:
     """Return the step-wise area under the precision-recall curve, per class.
@@ -99,22 +101,29 @@ class Ranking:
 
     def average_precision(self) -> Float64:
         """Return the step-wise area under precision and recall, (...)."""
-        reached = divide(self.found, self.seen, empty=0)
-        return divide((self.gained * reached).sum(axis=-1), self.positives)
+        reached = self.found / np.maximum(self.seen, _TINY)
+        reached *= self.gained
+        return divide(reached.sum(axis=-1), self.positives)
 
     def pr_auc(self) -> Float64:
         """Return the trapezoidal area under precision and recall, (...)."""
         # Each trapezoid starts at the precision just above the tie; the curve starts at 1.
-        above = divide(self.found - self.gained, self.before, empty=1)
-        ends = divide(self.found, self.seen, empty=0) + above
-        return divide((self.gained * ends).sum(axis=-1) / 2, self.positives)
+        ends = self.found - self.gained
+        ends /= np.maximum(self.before, _TINY)
+        ends[self.before == 0] = 1
+        ends += self.found / np.maximum(self.seen, _TINY)
+        ends *= self.gained
+        return divide(ends.sum(axis=-1) / 2, self.positives)
 
     def roc_auc(self) -> Float64:
         """Return the chance that a positive row ranks above a negative one, (...)."""
         # Negative weight above each tie plus half of that inside it, doubled.
-        above = (self.before - (self.found - self.gained)) + (self.seen - self.found)
+        above = self.found - self.gained
+        np.subtract(self.before, above, out=above)
+        above += self.seen - self.found
+        above *= self.gained
         pairs = self.positives * (self.total - self.positives)
-        return divide(pairs - (self.gained * above).sum(axis=-1) / 2, pairs)
+        return divide(pairs - above.sum(axis=-1) / 2, pairs)
 
 
 def sort_column(truth_N: Bool, probs_N: Floats) -> Order:
@@ -136,7 +145,7 @@ def sort_column(truth_N: Bool, probs_N: Floats) -> Order:
     return Order(rows=rows, hits=rows[hits], first=first, start=starts[ties], end=ends[ties])
 
 
-def rank(order: Order, weights: Float64) -> Ranking:
+def rank(order: Order, weights: Weights) -> Ranking:
     """Add up the weights down a sorted column.
 
     Args:
@@ -146,6 +155,8 @@ def rank(order: Order, weights: Float64) -> Ranking:
     Shape:
         weights: (N,) or (B, N).
     """
+    # Flags would be joined, not added, by what follows.
+    weights = np.asarray(weights, dtype=np.float64)
     cumulated = np.zeros((*weights.shape[:-1], len(order.rows) + 1))
     np.cumsum(weights[..., order.rows], axis=-1, out=cumulated[..., 1:])
     gained = weights[..., order.hits]
@@ -166,7 +177,7 @@ def _each_column(
     probs_NC: Floats,
     weights: Weights | None,
 ) -> Float64:
-    read = read_weights(truth_NC, probs_NC, weights)
+    read: Weights | None = read_weights(truth_NC, probs_NC, weights)
     read = np.ones(len(truth_NC)) if read is None else read
     columns = zip(truth_NC.T, probs_NC.T, strict=True)
     return np.stack([formula(rank(sort_column(t, p), read)) for t, p in columns], axis=-1)

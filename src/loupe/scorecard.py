@@ -4,34 +4,76 @@ What does not depend on the row weights (decisions, sorting, losses of each row)
 computed once for a sheet; then each score is taken under as many sets of weights as
 wanted. It must not draw resamples or make intervals.
 
-Shapes: N rows, C classes, B sets of weights (resamples).
+Shapes: N rows, C classes, B sets of weights (resamples). `...` is B, or no axis.
+
+What is named here:
+
+- exclusive classes: accuracy, balanced_accuracy (which is the macro recall), f1_macro,
+  precision_macro, mcc, cohen_kappa, log_loss, brier, expected_calibration_error,
+  roc_auc_macro, average_precision_macro, pr_auc (a mean as well). Micro precision,
+  recall and F1 are left out: with one decision a row they all equal the accuracy. Where the
+  rule leaves rows undecided, also accepted (the share of rows with a decision) and
+  accuracy_accepted (the share of those that are right); micro precision then equals
+  accuracy_accepted, and micro recall accuracy, in which an undecided row is wrong.
+- classes that stand alone: average_precision, roc_auc and pr_auc (means over classes);
+  f1, precision, recall, each _macro and _micro; exact_match, log_loss, brier,
+  expected_calibration_error. A single column is a choice between two classes as
+  well: accuracy (its exact_match), balanced_accuracy, mcc, cohen_kappa.
+- each class: precision, recall, f1, prevalence, brier, average_precision, roc_auc,
+  pr_auc.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
-from loupe.errors import InputError, shorten, suggest
+from loupe.errors import InputError, suggest
 from loupe.metrics import (
-    accuracy,
+    Outcomes,
+    balanced_accuracy,
+    brier_by_class,
     brier_by_row,
-    count_outcomes,
+    cohen_kappa,
+    complete_outcomes,
+    expected_calibration_error,
     f1,
     log_loss_by_row,
     macro,
+    mcc,
     pool,
     precision,
     recall,
     to_decisions,
 )
-from loupe.ranking import Order, rank, sort_column
-from loupe.weighting import Bool, Float64, Floats, Integers, Weights, average, divide, read_weights
+from loupe.ranking import Order, Ranking, rank, sort_column
+from loupe.weighting import (
+    BLOCK,
+    Bool,
+    Float64,
+    Floats,
+    Weights,
+    average,
+    divide,
+    read_weights,
+    sum_rows,
+    total_weight,
+)
 
-UNBOUNDED = ("log_loss",)
-"""Overall scores that are no share of anything, and have no upper end at 1."""
+_KEPT = 1 << 22  # probabilities up to which the sorted columns are kept: 32 MB and more
+
+Values = tuple[dict[str, Float64], dict[str, Float64]]
+"""Overall scores, each (...), and scores by class, each (..., C), by name."""
+Family = Literal["decisions", "losses", "calibration", "rankings"]
+"""Scores that are taken together."""
+FAMILIES: tuple[Family, ...] = ("decisions", "losses", "calibration", "rankings")
+
+LOWER_IS_BETTER = frozenset({"log_loss", "brier", "expected_calibration_error"})
+"""The errors among the scores, of all classes or of one; prevalence is neither."""
 
 
 def main_metric(*, exclusive: bool) -> str:
@@ -39,64 +81,162 @@ def main_metric(*, exclusive: bool) -> str:
     return "accuracy" if exclusive else "average_precision"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: what is cached needs a place
 class Sheet:
-    """What every set of weights needs, computed once.
+    """What every set of weights needs; what is dear is computed when it is first asked for.
 
     Attributes:
         exclusive: True if the columns of a row sum to 1.
+        targets: (N, C) as given.
+        probs: (N, C) as given.
         truth: (N, C) given labels.
         decided: (N, C) decisions.
-        orders: (C,) each column, sorted by probability.
-        log_loss: (N,) of each row.
-        brier: (N,) of each row.
+        abstains: True if rows of exclusive classes may have no decision.
     """
 
     exclusive: bool
+    targets: Floats
+    probs: Floats
     truth: Bool
     decided: Bool
-    orders: tuple[Order, ...]
-    log_loss: Float64
-    brier: Float64
+    abstains: bool = False
+
+    @property
+    def orders(self) -> Iterable[Order]:
+        """Each column, sorted by probability; sorted anew each time if the sheet is large."""
+        return self._kept_orders if self.truth.size <= _KEPT else self._sort()
+
+    @cached_property
+    def log_loss(self) -> Float64:
+        """(N,) of each row."""
+        return log_loss_by_row(self.targets, self.probs, exclusive=self.exclusive)
+
+    @cached_property
+    def brier(self) -> Float64:
+        """(N,) of each row."""
+        return brier_by_row(self.targets, self.probs, exclusive=self.exclusive)
+
+    @cached_property
+    def _kept_orders(self) -> tuple[Order, ...]:
+        return tuple(self._sort())
+
+    def _sort(self) -> Iterator[Order]:
+        columns = zip(self.truth.T, self.probs.T, strict=True)
+        return (sort_column(truth, probs) for truth, probs in columns)
 
 
-Values = tuple[dict[str, Float64], dict[str, Float64]]
-Family = Callable[[Sheet, Float64], Values]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """Sums of decisions under sets of weights.
+
+    Attributes:
+        tp: (..., C) rows of the class, decided for it.
+        positives: (..., C) rows of the class.
+        decided: (..., C) rows decided for the class.
+        exact: (...) rows that are right in every column.
+        accepted: (...) rows decided for any class.
+        total: (...) all rows.
+    """
+
+    tp: Float64
+    positives: Float64
+    decided: Float64
+    exact: Float64
+    accepted: Float64
+    total: Float64
 
 
-def _measure_decisions(sheet: Sheet, weights: Float64) -> Values:
-    outcomes = count_outcomes(sheet.truth, sheet.decided, weights)
-    exact = accuracy(sheet.truth, sheet.decided, weights)
-    f1_C, recall_C = f1(outcomes), recall(outcomes)
-    by_class = {"precision": precision(outcomes), "recall": recall_C, "f1": f1_C}
+def flag_rows(sheet: Sheet) -> dict[str, Bool]:
+    """Mark what a tally adds up: by the names of its fields, each (N, C) or (N, 1)."""
+    return {
+        "tp": sheet.truth & sheet.decided,
+        "positives": sheet.truth,
+        "decided": sheet.decided,
+        "exact": (sheet.truth == sheet.decided).all(axis=1, keepdims=True),
+        "accepted": sheet.decided.any(axis=1, keepdims=True),
+    }
+
+
+def make_tally(sums: Mapping[str, Float64], total: Float64) -> Tally:
+    """Name the sums of `flag_rows`, each (..., C) or (..., 1)."""
+    return Tally(
+        tp=sums["tp"],
+        positives=sums["positives"],
+        decided=sums["decided"],
+        exact=sums["exact"][..., 0],
+        accepted=sums["accepted"][..., 0],
+        total=total,
+    )
+
+
+def score_tally(sheet: Sheet, tally: Tally) -> Values:
+    """Make the scores of decisions."""
+    total = tally.total
+    outcomes = complete_outcomes(
+        tp=tally.tp, positives=tally.positives, decided=tally.decided, total=total
+    )
+    exact = divide(tally.exact, total)
+    by_class = {
+        "precision": precision(outcomes),
+        "recall": recall(outcomes),
+        "f1": f1(outcomes),
+        "prevalence": divide(tally.positives, total[..., None]),
+    }
     if sheet.exclusive:
-        overall = {"accuracy": exact, "balanced_accuracy": macro(recall_C), "f1_macro": macro(f1_C)}
+        overall = {
+            "accuracy": exact,
+            "balanced_accuracy": balanced_accuracy(outcomes),
+            "f1_macro": macro(by_class["f1"]),
+            "precision_macro": macro(by_class["precision"]),
+            **_score_agreement(outcomes),
+        }
+        if sheet.abstains:
+            overall["accepted"] = divide(tally.accepted, total)
+            overall["accuracy_accepted"] = divide(tally.exact, tally.accepted)
         return overall, by_class
-    overall = {"f1_macro": macro(f1_C), "f1_micro": f1(pool(outcomes))[..., 0]}
-    total = weights.sum(axis=-1)[..., None]
-    by_class["prevalence"] = divide(outcomes.tp + outcomes.fn, total)
-    return overall | {"exact_match": exact}, by_class
+    formulas = {"f1": f1, "precision": precision, "recall": recall}
+    pooled = pool(outcomes)
+    overall = {f"{name}_macro": macro(by_class[name]) for name in formulas}
+    overall |= {f"{name}_micro": formula(pooled)[..., 0] for name, formula in formulas.items()}
+    overall["exact_match"] = exact
+    if sheet.truth.shape[1] == 1:
+        overall |= {"accuracy": exact, "balanced_accuracy": balanced_accuracy(outcomes)}
+        overall |= _score_agreement(outcomes)
+    return overall, by_class
 
 
-def _measure_losses(sheet: Sheet, weights: Float64) -> Values:
-    overall = {"log_loss": average(sheet.log_loss, weights)}
-    if not sheet.exclusive:
-        overall["brier"] = average(sheet.brier, weights)
-    return overall, {}
+def score_losses(log_loss: Float64, brier: Float64, by_class: Float64) -> Values:
+    """Name the losses: (...), (...) and (..., C)."""
+    return {"log_loss": log_loss, "brier": brier}, {"brier": by_class}
 
 
-def _measure_rankings(sheet: Sheet, weights: Float64) -> Values:
-    rankings = (rank(order, weights) for order in sheet.orders)
-    pairs = [(r.average_precision(), r.roc_auc()) for r in rankings]
-    ap, roc = np.moveaxis(np.asarray(pairs), 0, -1)
-    if sheet.exclusive:
-        overall = {"roc_auc_macro": macro(roc), "average_precision_macro": macro(ap)}
-        return overall, {"average_precision": ap}
-    overall = {"average_precision": macro(ap), "roc_auc": macro(roc)}
-    return overall, {"average_precision": ap, "roc_auc": roc}
+def score_calibration(error: Float64) -> Values:
+    """Name the calibration error, (...)."""
+    return {"expected_calibration_error": error}, {}
 
 
-_FAMILIES: tuple[Family, ...] = (_measure_decisions, _measure_losses, _measure_rankings)
+def score_areas(sheet: Sheet, areas: Sequence[Float64]) -> Values:
+    """Name the areas of each column, from `take_areas`."""
+    average_precision, roc_auc, pr_auc = np.stack(areas, axis=-1)
+    by_class = {"average_precision": average_precision, "roc_auc": roc_auc, "pr_auc": pr_auc}
+    # PR-AUC had its name in the histories of trainings first, for both kinds of table.
+    suffix = "_macro" if sheet.exclusive else ""
+    overall = {
+        f"roc_auc{suffix}": macro(roc_auc),
+        f"average_precision{suffix}": macro(average_precision),
+        "pr_auc": macro(pr_auc),
+    }
+    return overall, by_class
+
+
+def take_areas(rankings: Iterable[Ranking]) -> Float64:
+    """Return average precision, ROC-AUC and PR-AUC of one column, (3, B).
+
+    Args:
+        rankings: Under some sets of weights after another, B together.
+    """
+    parts = [np.stack([r.average_precision(), r.roc_auc(), r.pr_auc()]) for r in rankings]
+    return np.concatenate(parts, axis=-1)
 
 
 def read_sheet(
@@ -105,6 +245,7 @@ def read_sheet(
     *,
     exclusive: bool,
     thresholds: float | Sequence[float] | Floats | None,
+    decisions: Bool | None = None,
 ) -> Sheet:
     """Check a sheet of probabilities, and compute what does not depend on weights.
 
@@ -113,13 +254,16 @@ def read_sheet(
         probs: Probabilities in [0, 1], columns in the same order.
         exclusive: True if the columns of a row sum to 1.
         thresholds: One or one per class, 0.5 if None; only if not exclusive.
+        decisions: Taken in place of thresholds and argmax; a row of exclusive classes
+            has one True, or none where the rule leaves it undecided.
 
     Shape:
-        targets, probs: (N, C). thresholds: () or (C,).
+        targets, probs, decisions: (N, C). thresholds: () or (C,).
 
     Raises:
-        InputError: shapes disagree, values are NaN or outside [0, 1], or
-            thresholds were given for exclusive classes.
+        InputError: shapes disagree, values are NaN or outside [0, 1], thresholds were
+            given for exclusive classes or beside decisions, or a row of exclusive
+            classes has several decisions.
     """
     read_weights(targets, probs, None)
     if not targets.size:
@@ -135,21 +279,23 @@ def read_sheet(
             )
     if exclusive and thresholds is not None:
         raise InputError("thresholds were given, but exclusive classes are decided by argmax.")
-    truth = to_decisions(targets, exclusive=exclusive)
-    cut = 0.5 if thresholds is None else thresholds
-    columns = zip(truth.T, probs.T, strict=True)
+    if decisions is None:
+        cut = 0.5 if thresholds is None else thresholds
+        decisions = to_decisions(probs, exclusive=exclusive, thresholds=cut)
+    else:
+        _check_decisions(decisions, targets, exclusive=exclusive, thresholds=thresholds)
     return Sheet(
         exclusive=exclusive,
-        truth=truth,
-        decided=to_decisions(probs, exclusive=exclusive, thresholds=cut),
-        orders=tuple(sort_column(t, p) for t, p in columns),
-        log_loss=log_loss_by_row(targets, probs, exclusive=exclusive),
-        brier=brier_by_row(targets, probs, exclusive=exclusive),
+        targets=targets,
+        probs=probs,
+        truth=to_decisions(targets, exclusive=exclusive),
+        decided=decisions,
+        abstains=exclusive and not bool(decisions.any(axis=1).all()),
     )
 
 
 def measure(
-    sheet: Sheet, blocks: Iterable[Weights], families: Sequence[Family] = _FAMILIES
+    sheet: Sheet, blocks: Iterable[Weights], families: Sequence[Family] = FAMILIES
 ) -> dict[tuple[str, int], Float64]:
     """Take every score under every set of weights.
 
@@ -162,10 +308,24 @@ def measure(
         (B,) values by (metric, column), `main_metric` first; column -1 is all
         classes together. Empty if there are no blocks.
     """
+    # Converted once for all scores; of a large table by each score, part by part.
+    ready = (np.asarray(b, np.float64) if b.size <= BLOCK else b for b in blocks)
+    found = ([_MEASURES[family](sheet, block) for family in families] for block in ready)
+    return gather_values(sheet, found)
+
+
+def gather_values(
+    sheet: Sheet, found: Iterable[Sequence[Values]]
+) -> dict[tuple[str, int], Float64]:
+    """Join the values of some sets of weights after another, as `measure` returns them.
+
+    Args:
+        sheet: From `read_sheet`.
+        found: For each block of weights the values of each family.
+    """
     parts: dict[tuple[str, int], list[Float64]] = {}
-    for block in blocks:
-        for family in families:
-            overall, by_class = family(sheet, np.asarray(block, dtype=np.float64))
+    for families in found:
+        for overall, by_class in families:
             for name, values in overall.items():
                 parts.setdefault((name, -1), []).append(values)
             for name, values in by_class.items():
@@ -186,9 +346,18 @@ def find_family(sheet: Sheet, metric: str) -> tuple[Family]:
     Raises:
         InputError: no overall score has that name.
     """
+    # One row has all the names, and costs nothing.
+    row = Sheet(
+        exclusive=sheet.exclusive,
+        targets=sheet.targets[:1],
+        probs=sheet.probs[:1],
+        truth=sheet.truth[:1],
+        decided=sheet.decided[:1],
+        abstains=sheet.abstains,
+    )
     known: list[str] = []
-    for family in _FAMILIES:
-        overall, _ = family(sheet, np.ones((1, len(sheet.truth))))
+    for family in FAMILIES:
+        overall, _ = _MEASURES[family](row, np.ones((1, 1)))
         if metric in overall:
             return (family,)
         known += overall
@@ -198,49 +367,64 @@ def find_family(sheet: Sheet, metric: str) -> tuple[Family]:
     )
 
 
-def count_trials(sheet: Sheet, keys: Integers, metric: str, column: int) -> int:
-    """Count the groups that a score rests on.
-
-    Args:
-        sheet: From `read_sheet`.
-        keys: (N,) number of the group of each row, from 0.
-        metric: Name of the score.
-        column: Of the class; -1 is all classes together.
-
-    Returns:
-        All groups for a score of all rows. For a class those with positives
-        (precision: decided positives; ROC: the scarcer side); for a macro mean
-        the least of these times the number of classes.
-    """
-    if metric in {"accuracy", "exact_match", "prevalence", "brier", "log_loss"}:
-        return int(keys.max()) + 1
-    columns = range(sheet.truth.shape[1]) if column < 0 else (column,)
-    counts = [_count_class_trials(sheet, keys, metric, c) for c in columns]
-    counts = [n for n in counts if n]
-    if metric == "f1_micro":
-        return sum(counts)
-    return len(counts) * min(counts, default=0)
+def _score_agreement(outcomes: Outcomes) -> dict[str, Float64]:
+    return {"mcc": mcc(outcomes), "cohen_kappa": cohen_kappa(outcomes)}
 
 
-def note_left_out(sheet: Sheet, classes: Sequence[str], metric: str) -> str:
-    """Name the classes that a macro mean leaves out; "" if none."""
-    if metric in {"accuracy", "exact_match", "f1_micro", "brier", "log_loss"}:
-        return ""
-    positives = sheet.truth.sum(axis=0)
-    left_out = positives == 0
-    if metric.startswith("roc_auc"):
-        left_out |= positives == len(sheet.truth)
-    names = [name for name, out in zip(classes, left_out, strict=True) if out]
-    if not names:
-        return ""
-    used = len(classes) - len(names)
-    return f"mean of {used} of {len(classes)} classes; undefined for {shorten(names)}"
+def _measure_decisions(sheet: Sheet, weights: Weights) -> Values:
+    sums = {name: sum_rows(flags, weights) for name, flags in flag_rows(sheet).items()}
+    return score_tally(sheet, make_tally(sums, total_weight(len(sheet.truth), weights)))
 
 
-def _count_class_trials(sheet: Sheet, keys: Integers, metric: str, column: int) -> int:
-    truth, decided = sheet.truth[:, column], sheet.decided[:, column]
-    if metric.startswith("roc_auc"):
-        sides = [truth, ~truth]
-    else:
-        sides = [decided if metric == "precision" else truth]
-    return min(int(np.count_nonzero(np.bincount(keys[side]))) for side in sides)
+def _measure_losses(sheet: Sheet, weights: Weights) -> Values:
+    return score_losses(
+        average(sheet.log_loss, weights),
+        average(sheet.brier, weights),
+        brier_by_class(sheet.targets, sheet.probs, weights),
+    )
+
+
+def _measure_calibration(sheet: Sheet, weights: Weights) -> Values:
+    return score_calibration(
+        expected_calibration_error(
+            sheet.truth, sheet.probs, exclusive=sheet.exclusive, weights=weights
+        )
+    )
+
+
+def _measure_rankings(sheet: Sheet, weights: Weights) -> Values:
+    # As many sets at once as a block holds; of a large sheet that is one by one.
+    step = max(1, BLOCK // weights.shape[-1])
+    parts = [weights[start : start + step] for start in range(0, len(weights), step)]
+    areas = [take_areas(rank(order, part) for part in parts) for order in sheet.orders]
+    return score_areas(sheet, areas)
+
+
+_MEASURES: dict[Family, Callable[[Sheet, Weights], Values]] = {
+    "decisions": _measure_decisions,
+    "losses": _measure_losses,
+    "calibration": _measure_calibration,
+    "rankings": _measure_rankings,
+}
+
+
+def _check_decisions(
+    decisions: Bool,
+    targets: Floats,
+    *,
+    exclusive: bool,
+    thresholds: float | Sequence[float] | Floats | None,
+) -> None:
+    if thresholds is not None:
+        raise InputError("thresholds and decisions were both given; expected one of the two.")
+    if decisions.shape != targets.shape or decisions.dtype != np.bool_:
+        raise InputError(
+            f"decisions are {decisions.dtype} of shape {decisions.shape}; expected bool of shape "
+            f"{targets.shape}, as the targets."
+        )
+    several = int((decisions.sum(axis=1) > 1).sum()) if exclusive else 0
+    if several:
+        raise InputError(
+            f"{several} of {len(decisions)} rows are decided for several classes; expected one "
+            "class or none, because the classes are exclusive."
+        )

@@ -16,13 +16,11 @@ import numpy as np
 
 from loupe import scorecard
 from loupe.errors import RecipeError, suggest
-from loupe.metrics import macro
-from loupe.ranking import rank
 from loupe.weighting import Floats
 
 LOSS = "loss"
 """The training loss, which a recipe may change; `log_loss` stays the same score."""
-_LOWER = {LOSS, "log_loss", "brier"}
+_LOWER = {LOSS, "log_loss", "brier", "expected_calibration_error"}
 _CONSTANT = {"prevalence"}  # of the rows, not of the network: nothing to watch
 
 
@@ -40,8 +38,10 @@ def list_metrics(classes: Sequence[str], *, exclusive: bool) -> tuple[str, ...]:
     Examples:
         >>> list_metrics(["a", "b"], exclusive=True)[:4]
         ('loss', 'accuracy', 'balanced_accuracy', 'f1_macro')
-        >>> list_metrics(["a", "b"], exclusive=True)[-5:]
-        ('precision/b', 'recall/b', 'f1/b', 'average_precision/b', 'pr_auc/b')
+        >>> list_metrics(["a", "b"], exclusive=True)[-7:-3]
+        ('precision/b', 'recall/b', 'f1/b', 'brier/b')
+        >>> list_metrics(["a", "b"], exclusive=True)[-3:]
+        ('average_precision/b', 'roc_auc/b', 'pr_auc/b')
     """
     sheet = np.ones((1, len(classes)))
     return tuple(measure(sheet, sheet, 0.0, classes=classes, exclusive=exclusive))
@@ -73,9 +73,6 @@ def measure(
     sheet = scorecard.read_sheet(targets_NC, probs_NC, exclusive=exclusive, thresholds=None)
     once = np.ones((1, len(targets_NC)))
     scores = {key: values[0] for key, values in scorecard.measure(sheet, [once]).items()}
-    areas_C = np.array([rank(order, once[0]).pr_auc() for order in sheet.orders])
-    scores["pr_auc", -1] = macro(areas_C)
-    scores |= {("pr_auc", column): area for column, area in enumerate(areas_C)}
     places = sorted(scores, key=lambda key: key[1])
     named = {
         metric if column < 0 else f"{metric}/{classes[column]}": float(scores[metric, column])
@@ -121,8 +118,10 @@ def lower_is_better(name: str) -> bool:
     Examples:
         >>> lower_is_better("log_loss"), lower_is_better("recall/crack")
         (True, False)
+        >>> lower_is_better("brier/crack")
+        True
     """
-    return name in _LOWER
+    return name.partition("/")[0] in _LOWER
 
 
 def improves(name: str, value: float, best: float | None, *, min_delta: float = 0.0) -> bool:

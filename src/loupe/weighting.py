@@ -11,6 +11,7 @@ axis where weights are (N,) or absent, and for B where they are (B, N).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,14 @@ Weights = Floats | Integers | Bool
 
 BLOCK = 1 << 19
 """Most weights held at once (4 MB as float64): a block then stays in cache."""
+_FEW_SETS = 8  # up to so many, a pass over the rows for each beats a product of matrices
+_FEW_CELLS = 64  # beyond, a row of zeros with a single value in it is a waste
 
 
 def read_weights(
     first: NDArray[Any], second: NDArray[Any], weights: Weights | None
-) -> Float64 | None:
-    """Check the shapes of one call and return the weights as float64.
+) -> Weights | None:
+    """Check the shapes of one call and return the weights, at the type they have.
 
     Args:
         first: Targets.
@@ -55,26 +58,45 @@ def read_weights(
         raise InputError(
             f"weights have shape {weights.shape}; expected ({len(first)},) or (B, {len(first)})."
         )
-    return np.asarray(weights, dtype=np.float64)
+    return weights
 
 
-def sum_rows(flags_NC: Bool, weights: Float64 | None) -> Float64:
-    """Add up the weights of flagged rows per column, some columns at a time.
+def cut_rows(rows: int, width: int) -> Iterator[slice]:
+    """Cut rows so that a float64 copy of a part stays small.
+
+    Args:
+        rows: How many there are.
+        width: Numbers in a row.
+
+    Yields:
+        Slices, together all rows; one slice where the table is small.
+    """
+    step = max(1, 4 * BLOCK // max(1, width))
+    for start in range(0, rows, step):
+        yield slice(start, start + step)
+
+
+def total_weight(rows: int, weights: Weights | None) -> Float64:
+    """Return the sum of the weights, (...); the number of rows if there are none."""
+    return np.asarray(rows if weights is None else weights.sum(axis=-1), dtype=np.float64)
+
+
+def sum_rows(values_NC: Bool | Floats, weights: Weights | None) -> Float64:
+    """Add up weight times value per column, some rows at a time.
 
     Shape:
-        flags_NC: (N, C). weights: (N,) or (B, N). Returns (..., C).
+        values_NC: (N, C). weights: (N,) or (B, N). Returns (..., C).
     """
     if weights is None:
-        return np.asarray(flags_NC.sum(axis=0, dtype=np.float64))
-    sums = np.empty((*weights.shape[:-1], flags_NC.shape[1]))
-    step = max(1, 16 * BLOCK // max(1, len(flags_NC)))
-    for start in range(0, flags_NC.shape[1], step):
-        part = slice(start, start + step)
-        sums[..., part] = weights @ flags_NC[:, part].astype(np.float64)
+        return np.asarray(values_NC.sum(axis=0, dtype=np.float64))
+    rows, columns = values_NC.shape
+    sums = np.zeros((*weights.shape[:-1], columns))
+    for part in cut_rows(rows, max(columns, weights.size // max(1, rows))):
+        sums += _as_float64(weights[..., part]) @ _as_float64(values_NC[part])
     return sums
 
 
-def sum_cells(cell_N: Integers, values_N: Float64, size: int, weights: Float64 | None) -> Float64:
+def sum_cells(cell_N: Integers, values_N: Float64, size: int, weights: Weights | None) -> Float64:
     """Add up weight times value per cell.
 
     Args:
@@ -89,11 +111,18 @@ def sum_cells(cell_N: Integers, values_N: Float64, size: int, weights: Float64 |
     if weights is None:
         return np.bincount(cell_N, values_N, minlength=size).astype(np.float64)
     flat = weights.reshape(-1, len(cell_N))
-    sums = [np.bincount(cell_N, w * values_N, minlength=size) for w in flat]
-    return np.reshape(sums, (*weights.shape[:-1], size))
+    if len(flat) <= _FEW_SETS or size > _FEW_CELLS:
+        sums = [np.bincount(cell_N, w * values_N, minlength=size) for w in flat]
+        return np.reshape(np.asarray(sums, np.float64), (*weights.shape[:-1], size))
+    total = np.zeros((len(flat), size))
+    for part in cut_rows(len(cell_N), max(size, len(flat))):
+        spread = np.zeros((len(cell_N[part]), size))
+        spread[np.arange(len(spread)), cell_N[part]] = values_N[part]
+        total += _as_float64(flat[:, part]) @ spread
+    return total.reshape(*weights.shape[:-1], size)
 
 
-def average(values_N: Float64 | Bool, weights: Float64 | None) -> Float64:
+def average(values_N: Float64 | Bool, weights: Weights | None) -> Float64:
     """Return the weighted mean over rows; NaN where all weights are 0.
 
     Shape:
@@ -101,7 +130,7 @@ def average(values_N: Float64 | Bool, weights: Float64 | None) -> Float64:
     """
     if weights is None:
         return np.asarray(values_N.mean())
-    return divide(weights @ values_N, weights.sum(axis=-1))
+    return divide(sum_rows(values_N[:, None], weights)[..., 0], total_weight(0, weights))
 
 
 def divide(above: object, below: object, *, empty: float = math.nan) -> Float64:
@@ -113,3 +142,7 @@ def divide(above: object, below: object, *, empty: float = math.nan) -> Float64:
     """
     a, b = np.broadcast_arrays(np.asarray(above, float), np.asarray(below, float))
     return np.asarray(np.divide(a, b, out=np.full(a.shape, float(empty)), where=b != 0))
+
+
+def _as_float64(values: NDArray[Any]) -> Float64:
+    return np.asarray(values, dtype=np.float64)

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from loupe import intervals, weighting
+from loupe.ends import find_biased_interval, find_interval
 from loupe.errors import InputError
 from loupe.intervals import Score, bootstrap_weights, compare_paired, score
 from loupe.scorecard import main_metric
+from loupe.testing import make_predictions
 
 GOLDEN_WEIGHTS = [[0, 2, 0, 1], [0, 2, 0, 1], [1, 1, 1, 1]]
 
@@ -54,9 +56,19 @@ def test_scores_of_exclusive_classes():
         "accuracy",
         "balanced_accuracy",
         "f1_macro",
+        "precision_macro",
+        "mcc",
+        "cohen_kappa",
         "log_loss",
+        "brier",
+        "expected_calibration_error",
         "roc_auc_macro",
         "average_precision_macro",
+        "pr_auc",
+    ]
+    assert [s.metric for s in scores if s.class_name == "b"] == [
+        *("precision", "recall", "f1", "prevalence", "brier"),
+        *("average_precision", "roc_auc", "pr_auc"),
     ]
     first = scores[0]
     assert first.metric == main_metric(exclusive=True)
@@ -75,8 +87,9 @@ def test_scores_of_classes_that_stand_alone():
     assert scores[0].metric == main_metric(exclusive=False) == "average_precision"
     names = {s.metric for s in scores if not s.class_name}
     assert names == {
-        *("average_precision", "roc_auc", "f1_macro", "f1_micro"),
-        *("log_loss", "brier", "exact_match"),
+        *("average_precision", "roc_auc", "pr_auc", "log_loss", "brier", "exact_match"),
+        *("f1_macro", "f1_micro", "precision_macro", "precision_micro"),
+        *("recall_macro", "recall_micro", "expected_calibration_error"),
     }
     assert find(scores, "exact_match").value == 0.75
     assert find(scores, "f1_micro").value == pytest.approx(6 / 7)
@@ -90,12 +103,81 @@ def test_scores_of_classes_that_stand_alone():
     assert math.isnan(strict[0].low)
 
 
+def test_a_single_column_is_scored_as_a_choice_too():
+    scores = score(
+        column(1, 1, 1, 0, 0, 0),
+        column(0.9, 0.8, 0.2, 0.6, 0.1, 0.2),
+        exclusive=False,
+        classes=["x"],
+    )
+    assert find(scores, "accuracy").value == find(scores, "exact_match").value
+    assert find(scores, "balanced_accuracy").value == pytest.approx(4 / 6)
+    assert find(scores, "mcc").value == find(scores, "cohen_kappa").value == pytest.approx(1 / 3)
+
+
+def test_undecided_rows_are_wrong_and_told_apart():
+    targets = np.eye(2)[[0, 0, 0, 1, 1]]
+    probs = np.tile([0.6, 0.4], (5, 1))
+    decided = np.array([[1, 0], [1, 0], [0, 0], [1, 0], [0, 0]], dtype=bool)
+    scores = score(targets, probs, exclusive=True, classes=["a", "b"], decisions=decided)
+    assert find(scores, "accuracy").value == 2 / 5
+    assert find(scores, "accepted").value == 3 / 5
+    assert find(scores, "accuracy_accepted").value == pytest.approx(2 / 3)
+    assert find(scores, "recall", "a").value == pytest.approx(2 / 3)
+    assert find(scores, "recall", "b").value == 0
+    every = score(targets, probs, exclusive=True, classes=["a", "b"], decisions=targets > 0)
+    assert find(every, "accuracy").value == 1
+    assert not {"accepted", "accuracy_accepted"} & {s.metric for s in every}
+
+
+def test_decisions_take_the_place_of_thresholds():
+    rng = np.random.default_rng(2)
+    targets, probs = (rng.random((60, 2)) < 0.4).astype(float), rng.random((60, 2))
+    cuts = [0.3, 0.6]
+    options = {"exclusive": False, "classes": ["x", "y"], "resamples": 30}
+    assert score(targets, probs, decisions=probs >= cuts, **options) == score(
+        targets, probs, thresholds=cuts, **options
+    )
+
+
+def test_paired_decisions_differ_where_probabilities_do_not():
+    targets = np.eye(2)[np.zeros(100, int)]
+    probs, decided = shifted(100, 100), np.eye(2, dtype=bool)[np.zeros(100, int)]
+    undecided = decided & (np.arange(100) % 4 > 0)[:, None]
+    found = compare_paired(
+        targets, probs, probs, exclusive=True, decisions_a=decided, decisions_b=undecided
+    )
+    assert found.value == pytest.approx(0.25)
+    assert found.low == pytest.approx(0.25 - 1.96 * math.sqrt(0.25 * 0.75 / 100), abs=0.015)
+    accepted = compare_paired(
+        targets, probs, probs, exclusive=True, metric="accepted", decisions_b=undecided
+    )
+    assert accepted.value == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"thresholds": 0.5}, "both given"),
+        ({"decisions": np.ones((3, 1), bool)}, r"bool of shape \(3, 1\); expected .* \(3, 2\)"),
+        ({"decisions": np.zeros((3, 2))}, "decisions are float64"),
+        ({"decisions": np.array([[1, 1], [0, 0], [1, 1]], bool), "exclusive": True}, "2 of 3 rows"),
+    ],
+)
+def test_wrong_decisions_are_refused(change, text):
+    good = {"targets_NC": np.eye(2)[[0, 1, 0]], "probs_NC": np.full((3, 2), 0.5)}
+    good |= {"exclusive": False, "decisions": np.zeros((3, 2), bool)}
+    with pytest.raises(InputError, match=text):
+        score(**(good | {"classes": ["a", "b"]} | change))
+
+
 def test_absent_classes_are_named_in_macro_scores():
     targets = np.array([[1, 0], [0, 0]])
     scores = score(targets, np.full((2, 2), 0.5), exclusive=False, classes=["x", "y"])
     note = "mean of 1 of 2 classes; undefined for y"
     assert find(scores, "f1_macro").note == find(scores, "roc_auc").note == note
-    assert find(scores, "exact_match").note == ""
+    assert find(scores, "precision_macro").note == ""
+    assert find(scores, "exact_match").note == find(scores, "recall_micro").note == ""
     assert math.isnan(find(scores, "average_precision", "y").low)
 
 
@@ -116,6 +198,57 @@ def test_a_recall_of_one_rests_on_the_positive_rows_only():
     targets = column(*[1] * 5, *[0] * 95)
     found = find(score(targets, targets, exclusive=False, classes=["x"]), "recall", "x")
     assert found.low == pytest.approx(5 / (5 + 1.959964**2), abs=1e-6)
+
+
+def test_agreement_beyond_chance_is_widened_on_its_own_scale():
+    """All right of 100 balanced rows: the least mcc is that of the least accuracy, 2 a - 1."""
+    targets = column(*[1] * 50, *[0] * 50)
+    scores = score(targets, targets, exclusive=False, classes=["x"])
+    least = 100 / (100 + 1.959964**2)
+    for metric in ("mcc", "cohen_kappa"):
+        assert find(scores, metric).low == pytest.approx(2 * least - 1, abs=1e-6)
+        assert find(scores, metric).high == 1
+    worst = find(score(targets, 1 - targets, exclusive=False, classes=["x"]), "mcc")
+    assert (worst.low, worst.high) == (-1, pytest.approx(1 - 2 * least, abs=1e-6))
+    rare = column(*[1] * 5, *[0] * 95)
+    found = find(score(rare, rare, exclusive=False, classes=["x"]), "mcc")
+    # 100 rows of which two differ with chance 0.095: worth 19 balanced ones.
+    assert found.low == pytest.approx(2 * 19 / (19 + 1.959964**2) - 1, abs=1e-6)
+
+
+def test_the_brier_score_of_exclusive_classes_goes_up_to_2():
+    targets = np.eye(2)[[0, 1] * 50]
+    worst = find(score(targets, 1 - targets, exclusive=True, classes=["a", "b"]), "brier")
+    assert (worst.value, worst.high) == (2, 2)
+    assert worst.low == pytest.approx(2 * 100 / (100 + 1.959964**2), abs=1e-6)
+
+
+def find_calibration_error(targets, probs):
+    scores = score(targets, probs, exclusive=False, classes=["x"], resamples=100)
+    return find(scores, "expected_calibration_error")
+
+
+def test_chance_alone_is_not_a_calibration_error():
+    """Calibrated by construction: 0 must be inside, though the value is never 0."""
+    outside = 0
+    for seed in range(15):
+        targets, probs, _, _ = make_predictions(150, 1, seed=seed)
+        found = find_calibration_error(targets, probs)
+        assert 0 <= found.low <= found.value <= found.high
+        assert found.value > 0
+        outside += found.low > 0
+    assert outside <= 1
+
+
+def test_the_interval_of_a_real_calibration_error_holds_it():
+    """A quarter of calibrated probabilities, of mean 0.2: the error is 0.15."""
+    held = 0
+    for seed in range(15):
+        targets, probs, _, _ = make_predictions(600, 1, prevalence=[0.2], seed=seed)
+        found = find_calibration_error(targets, probs / 4)
+        assert found.low > 0.05
+        held += found.low <= 0.15 <= found.high
+    assert held >= 12
 
 
 def test_whole_groups_widen_the_interval():
@@ -189,3 +322,19 @@ def test_compare_knows_the_overall_metrics_only():
     assert (found.metric, found.low, found.high) == ("log_loss", 0, 0)
     with pytest.raises(InputError, match="did you mean 'accuracy'"):
         compare_paired(targets, targets, targets, exclusive=True, metric="acuracy")
+
+
+def test_equal_draws_are_not_certainty():
+    """Their variance is 0 but for rounding, which would stand for endless rows."""
+    draws = np.full(60, 0.327326835354)
+    assert draws.var() > 0
+    low, high = find_interval(draws[0], draws, trials=9, bounded=True, confidence=0.95)
+    assert low < 0.2
+    assert high > 0.5
+    low, high = find_biased_interval(0.25, np.full(60, 0.25), trials=9, confidence=0.95)
+    assert (low, high) == (0.25, pytest.approx(1.25 - 0.025 ** (1 / 9)))
+
+
+def test_one_group_says_nothing_of_the_calibration():
+    found = find_biased_interval(0.2, np.full(9, 0.2), trials=1, confidence=0.95)
+    assert np.isnan(found).all()

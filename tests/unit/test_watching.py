@@ -62,21 +62,24 @@ def test_values_are_those_of_the_scores_under_the_names_listed(exclusive):
         name = f"{one.metric}/{one.class_name}" if one.class_name else one.metric
         if one.metric != "prevalence":
             assert values[name] == pytest.approx(one.value, nan_ok=True), name
-    extra = {"loss", "pr_auc", *(f"pr_auc/{name}" for name in classes)}
-    assert len(values) == len(extra) + sum(one.metric != "prevalence" for one in shown)
+    assert len(values) == 1 + sum(one.metric != "prevalence" for one in shown)  # and the loss
 
 
 def test_the_metrics_of_all_classes_come_before_those_of_each():
-    one = [
-        *("loss", "average_precision", "f1_macro", "f1_micro", "exact_match", "log_loss"),
-        *("brier", "roc_auc", "pr_auc"),
-        *("precision/crack", "recall/crack", "f1/crack"),
+    overall = [
+        *("loss", "average_precision", "f1_macro", "precision_macro", "recall_macro"),
+        *("f1_micro", "precision_micro", "recall_micro", "exact_match"),
+    ]
+    choice = ["accuracy", "balanced_accuracy", "mcc", "cohen_kappa"]  # of a single column only
+    losses = ["log_loss", "brier", "expected_calibration_error", "roc_auc", "pr_auc"]
+    by_class = [
+        *("precision/crack", "recall/crack", "f1/crack", "brier/crack"),
         *("average_precision/crack", "roc_auc/crack", "pr_auc/crack"),
     ]
-    assert list(list_metrics(["crack"], exclusive=False)) == one
-    assert list_metrics(["a", "b"], exclusive=False)[9:] == tuple(
-        name.replace("crack", kind) for kind in "ab" for name in one[9:]
-    )
+    one = list(list_metrics(["crack"], exclusive=False))
+    assert one == overall + choice + losses + by_class
+    two = [name.replace("crack", kind) for kind in "ab" for name in by_class]
+    assert list(list_metrics(["a", "b"], exclusive=False)) == overall + losses + two
 
 
 @pytest.mark.parametrize("wrong", [np.nan, 1.5])
@@ -117,10 +120,10 @@ def test_an_unknown_metric_is_answered_with_all_that_there_are():
     text = str(caught.value)
     assert "known here: loss, average_precision, f1_macro" in text
     assert text.endswith(
-        "and of one class, written 'recall/ok': precision, recall, f1, average_precision, "
-        "roc_auc, pr_auc)"
+        "and of one class, written 'recall/ok': precision, recall, f1, brier, "
+        "average_precision, roc_auc, pr_auc)"
     )
-    with pytest.raises(RecipeError, match="written 'recall/b': precision, recall, f1, average"):
+    with pytest.raises(RecipeError, match="written 'recall/b': precision, recall, f1, brier"):
         check_metric("", ["a/b", "b"], exclusive=False, where="early_stop.metric")
     with pytest.raises(RecipeError, match=r"early_stop\.metric is 'recall/dent'"):
         check_metric("recall/dent", KINDS, exclusive=False, where="early_stop.metric")
@@ -129,7 +132,8 @@ def test_an_unknown_metric_is_answered_with_all_that_there_are():
 @pytest.mark.parametrize("exclusive", [True, False])
 def test_only_losses_and_errors_are_better_when_lower(exclusive):
     names = [n for n in list_metrics(KINDS, exclusive=exclusive) if lower_is_better(n)]
-    assert names == ["loss", "log_loss"] + ([] if exclusive else ["brier"])
+    errors = ["loss", "log_loss", "brier", "expected_calibration_error"]
+    assert names == errors + [f"brier/{kind}" for kind in KINDS]
 
 
 @pytest.mark.parametrize("exclusive", [True, False])
