@@ -40,6 +40,7 @@ class Evidence:
         weights: (M,) weight of each member on new rows, summing to 1.
         part_weights: (K, M) the weights fitted without each part; None where nothing was fitted.
         parts: (N,) number of the part of each row, 0 to K - 1: its fold, as a rule.
+        part_names: (K,) name of each part, the number of its fold as a rule.
         groups: (N,) number of the group of each row, from 0; rows of a group share a part.
         stamps: What must be said beside every score made from these rows.
         notes: What the reader saw and did, for the screen.
@@ -53,6 +54,7 @@ class Evidence:
     weights: Float64
     part_weights: Float64 | None = None
     parts: Rows
+    part_names: tuple[str, ...]
     groups: Rows
     stamps: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -63,7 +65,7 @@ class Evidence:
     @property
     def part_count(self) -> int:
         """K, how many parts there are."""
-        return int(self.parts.max()) + 1
+        return len(self.part_names)
 
 
 def make_evidence(
@@ -112,9 +114,11 @@ def make_evidence(
     notes: tuple[str, ...] = ()
     if folds is None or len(np.unique(np.asarray(folds))) < 2:
         parts = _deal_parts(targets, names, classes)
-        notes = (f"no folds: rows were dealt to {parts.max() + 1} parts for cross-fitting",)
+        part_names = tuple(str(part) for part in range(int(parts.max()) + 1))
+        notes = (f"no folds: rows were dealt to {len(part_names)} parts for cross-fitting",)
     else:
-        parts = number(np.asarray(folds))
+        parts = number(folds)
+        part_names = tuple(str(fold) for fold in np.unique(np.asarray(folds)))
     return Evidence(
         ids=keys,
         classes=tuple(classes),
@@ -123,6 +127,7 @@ def make_evidence(
         members=tuple(members),
         weights=shares,
         parts=parts,
+        part_names=part_names,
         groups=names.astype(np.intp),
         notes=notes,
     )
@@ -138,8 +143,8 @@ def mix(sheets: Sequence[Float32], weights: Float64, rows: Rows | None = None) -
 
     Examples:
         >>> a, b = np.float32([[1.0]]), np.float32([[0.5]])
-        >>> mix([a, b], np.array([0.8, 0.2])).tolist()
-        [[0.8999999761581421]]
+        >>> mix([a, b], np.array([0.8, 0.2])).round(3).tolist() == np.float32([[0.9]]).tolist()
+        True
     """
     chosen: slice | Rows = slice(None) if rows is None else rows
     if len(sheets) == 1:
