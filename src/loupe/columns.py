@@ -34,7 +34,7 @@ RLE_COLUMNS = ("encodedpixels", "rlemask", "maskrle", "rle")
 """Names of a column of run-length text."""
 JOINED_COLUMNS = ("imagelabel", "imageidclassid", "imageclass", "imageclassid")
 """Names of a column that joins an image and a class by an underscore."""
-EXTRA_COLUMNS = ("fold", "group", "weight")
+EXTRA_COLUMNS = ("fold", "group", "weight", "teacher")
 """Columns with a meaning of their own, by exact name in any case."""
 RLE_LAYOUTS = ("rle-joined", "rle-rows", "rle-single")
 SINGLE_LAYOUTS = ("classes", "binary", "label-list")

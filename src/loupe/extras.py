@@ -1,4 +1,4 @@
-"""Extras: the fold, group and weight of rows, and the rows set aside.
+"""Extras: the fold, group, weight and teacher of rows, and the rows set aside.
 
 Owns the optional columns of a table file and its quarantine file. It must not
 decide a fold or a group.
@@ -105,8 +105,37 @@ def read_folds(cells: Cells, rows: Sequence[int]) -> Int16 | None:
     return None if found is None else np.array(found, np.int16)
 
 
+def read_teachers(cells: Cells, rows: Sequence[int]) -> tuple[str, ...] | None:
+    """Read the column `teacher`: the run that made the label of a row.
+
+    A folder starts at the table's, or else where the program was started.
+
+    Args:
+        cells: The table.
+        rows: For each sample, the row to read.
+
+    Returns:
+        For each of `rows` an absolute folder, maybe with "#fold-<k>", or "" where people
+        labelled the row; None if there is no such column.
+    """
+    found = _read_extra(cells, "teacher", rows, str, "text")
+    if found is None:
+        return None
+    places = {text: _place_teacher(text, cells.folder) for text in set(found)}
+    return tuple(places[text] for text in found)
+
+
+def _place_teacher(text: str, folder: Path) -> str:
+    """Make the folder of a teacher absolute, so that it is found from anywhere."""
+    if not text:
+        return ""
+    place, mark, fold = text.partition("#")
+    beside = folder / place
+    return str((beside if beside.is_dir() else Path(place)).absolute()) + mark + fold
+
+
 def refuse_contradictions(cells: Cells, keys: Sequence[str], first: Mapping[str, int]) -> None:
-    """Refuse rows of one image that disagree on its fold, group or weight.
+    """Refuse rows of one image that disagree on its fold, group, weight or teacher.
 
     Args:
         cells: The table.
@@ -127,7 +156,7 @@ def refuse_contradictions(cells: Cells, keys: Sequence[str], first: Mapping[str,
 
 
 def note_extras(cells: Cells, table: Table) -> list[str]:
-    """Say which columns were taken for the fold, group and weight, and what they hold.
+    """Say which columns were taken for the fold, group, weight and teacher.
 
     Args:
         cells: The table as text.
@@ -147,7 +176,16 @@ def note_extras(cells: Cells, table: Table) -> list[str]:
     if table.weights is not None:
         low, high = table.weights.min(), table.weights.max()
         told["weight"] = f"is used as the weight in the loss: {low:g} to {high:g}"
+    if table.teachers is not None:
+        told["teacher"] = _describe_teachers(table.teachers)
     return [f"column {name!r} {told[role]}" for role, name in find_extras(cells).items()]
+
+
+def _describe_teachers(teachers: Sequence[str]) -> str:
+    counts = Counter(Path(name).name for name in teachers if name)
+    told = shorten([f"{name} ({n} images)" for name, n in sorted(counts.items())], 20)
+    made = f"labels made by {told}" if counts else "people made all labels"
+    return f"is used as the run that made a label: {made}"
 
 
 def quarantine_path(path: Path) -> Path:

@@ -34,6 +34,7 @@ from loupe.extras import (
     read_folds,
     read_groups,
     read_quarantine,
+    read_teachers,
     read_weights,
     refuse_contradictions,
 )
@@ -84,6 +85,7 @@ def read_table(
     negative: str | None = None,
     group_column: str | None = None,
     layout: str | None = None,
+    need_images: bool = True,
 ) -> Table:
     """Read labelled images in any of `LAYOUTS`.
 
@@ -111,6 +113,8 @@ def read_table(
         layout: One of `LAYOUTS`, if it is not to be found out; "images" reads the
             images of any source, each once, and no labels, whatever `label_column`
             says.
+        need_images: False reads a table of labels none of whose image files is there:
+            its targets are enough to decide predictions by.
 
     Returns:
         The table; what was recognised stands in its notes.
@@ -144,7 +148,7 @@ def read_table(
             layout=layout if layout in COLUMN_LAYOUTS else None,
             named=bool(mapped),
         )
-        table = _read_cells(cells, columns, folder, mapped, aside)
+        table = _read_cells(cells, columns, folder, mapped, aside, need_images=need_images)
     _check_layout(table, layout)
     return _summarise(_collapse(_set_aside(table, aside), any_class, negative))
 
@@ -187,6 +191,8 @@ def _read_cells(
     folder: Path | None,
     names: Mapping[str, str],
     aside: tuple[Quarantined, ...],
+    *,
+    need_images: bool,
 ) -> Table:
     layout = Layout(
         name=columns.layout,
@@ -201,7 +207,7 @@ def _read_cells(
     elif columns.layout == "images":
         table = _read_images(cells, layout, keys, folder)
     else:
-        table = _read_rows(cells, layout, keys, folder, names)
+        table = _read_rows(cells, layout, keys, folder, names, need_images=need_images)
     told = [f"{cells.where}: layout {columns.layout!r}; {_name_columns(columns)}"]
     if cells.separator != ",":
         told.append(f"cells are parted by {cells.separator!r}")
@@ -228,12 +234,19 @@ def _name_columns(columns: Columns) -> str:
 
 
 def _read_rows(
-    cells: Cells, layout: Layout, keys: list[str], folder: Path | None, names: Mapping[str, str]
+    cells: Cells,
+    layout: Layout,
+    keys: list[str],
+    folder: Path | None,
+    names: Mapping[str, str],
+    *,
+    need_images: bool,
 ) -> Table:
     refuse_repeats(cells, keys)
     labels = _encode(cells, layout, names)
     place = folder or cells.folder
-    located = locate_images(cells.column(layout.image_column), place, cells.where)
+    column = cells.column(layout.image_column)
+    located = locate_images(column, place, cells.where, needed=need_images)
     first = range(len(cells))
     return Table(
         ids=tuple(keys),
@@ -247,6 +260,7 @@ def _read_rows(
         groups=read_groups(cells, first),
         weights=read_weights(cells, first),
         folds=read_folds(cells, first),
+        teachers=read_teachers(cells, first),
         notes=(*labels.notes, *located.notes),
     )
 
@@ -274,6 +288,7 @@ def _read_images(cells: Cells, layout: Layout, keys: list[str], folder: Path | N
         groups=read_groups(cells, rows),
         weights=read_weights(cells, rows),
         folds=read_folds(cells, rows),
+        teachers=read_teachers(cells, rows),
         notes=(*([once] if len(rows) < len(keys) else []), *located.notes),
     )
 

@@ -103,7 +103,9 @@ def list_images(folder: Path, *, deep: bool = True) -> list[str]:
     return sorted(found)
 
 
-def locate_images(names: Sequence[str], folder: Path, where: str) -> Located:
+def locate_images(
+    names: Sequence[str], folder: Path, where: str, *, needed: bool = True
+) -> Located:
     """Find the file of each image name, without opening any.
 
     A name is looked up as it stands; one that has no image extension, as in
@@ -117,6 +119,7 @@ def locate_images(names: Sequence[str], folder: Path, where: str) -> Located:
         names: As the table writes them, relative to `folder`.
         folder: The images' folder.
         where: The table's name for messages.
+        needed: False is content where not one file is there.
 
     Returns:
         A path for each name.
@@ -132,7 +135,7 @@ def locate_images(names: Sequence[str], folder: Path, where: str) -> Located:
     _refuse_ambiguous(names, [fits for _, fits in ends], where)
     missing = [i for i, (_, fits) in enumerate(ends) if not fits]
     relative = [ways[0] for ways in spellings]
-    if len(missing) == len(names):
+    if needed and len(missing) == len(names):
         raise TableError(_explain_nothing_found(names, relative, folder, where))
     paths = [folder / (fits[0] if fits else way) for way, fits in ends]
     completed = sum(bool(fits) and fits[0] != way for way, fits in ends)

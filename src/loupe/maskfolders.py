@@ -19,7 +19,14 @@ from PIL import Image
 from loupe.cells import Cells, read_cells
 from loupe.columns import find_image_column, fold_name, read_ids, refuse_repeats
 from loupe.errors import MaskError, TableError, shorten
-from loupe.extras import name_groups, note_extras, read_folds, read_groups, read_weights
+from loupe.extras import (
+    name_groups,
+    note_extras,
+    read_folds,
+    read_groups,
+    read_teachers,
+    read_weights,
+)
 from loupe.labels import encode_presence
 from loupe.locating import explain_no_images, list_images, locate_images, strip_extension
 from loupe.runlengths import MASK_CLASS
@@ -96,6 +103,7 @@ def read_masked(
         groups=None if cells is None else read_groups(cells, rows),
         weights=None if cells is None else read_weights(cells, rows),
         folds=None if cells is None else read_folds(cells, rows),
+        teachers=None if cells is None else read_teachers(cells, rows),
         notes=(*notes, *located.notes),
     )
     if cells is None:

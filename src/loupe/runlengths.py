@@ -16,7 +16,13 @@ from pathlib import Path
 from loupe.cells import Cells
 from loupe.columns import find_extras, split_keys
 from loupe.errors import MaskError, TableError, shorten
-from loupe.extras import read_folds, read_groups, read_weights, refuse_contradictions
+from loupe.extras import (
+    read_folds,
+    read_groups,
+    read_teachers,
+    read_weights,
+    refuse_contradictions,
+)
 from loupe.labels import encode_presence
 from loupe.locating import is_image, list_images, locate_images, strip_extension
 from loupe.masks import join_rle
@@ -85,6 +91,7 @@ def read_run_lengths(
         groups=read_groups(cells, rows),
         weights=read_weights(cells, rows),
         folds=read_folds(cells, rows),
+        teachers=read_teachers(cells, rows),
         masks=_arrange_masks(slots, [pixels[at] for at in there], ids, len(labels.classes)),
         notes=(*_note_rle(cells, len(first), clean, folder), *labels.notes, *located.notes),
     )

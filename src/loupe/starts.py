@@ -1,4 +1,4 @@
-"""Which trained weights a run goes on from, fold by fold (`init_from`).
+"""Which trained weights a run goes on from, fold by fold (`init_from`), and what they saw.
 
 A fold starts only from weights that never saw the rows it holds out. It must not
 load weights or build networks.
@@ -102,10 +102,10 @@ def match_folds(
 
 def _match(number: int, table: Table, run: Run, other: Member, recipe_start: str) -> Fold:
     """Choose the weights of a fold: those of its own number, if they saw no row of it."""
-    held = _held_out(table, number)
-    spread = _spread(held, run.table())
+    held = held_out_keys(table, number)
+    spread = spread_keys(held, run.table())
     order = sorted(run.folds, key=lambda fold: (fold != number, fold))
-    usable = [fold for fold in order if not _seen(run, other, fold) & spread]
+    usable = [fold for fold in order if not seen_keys(run, other, fold) & spread]
     if usable:
         return other.fold(usable[0])
     if number == REFIT:
@@ -120,8 +120,13 @@ def _match(number: int, table: Table, run: Run, other: Member, recipe_start: str
     )
 
 
-def _held_out(table: Table, number: int) -> frozenset[str]:
-    """Keys of the rows that a fold must not have seen: its own, and those kept apart."""
+def held_out_keys(table: Table, number: int) -> frozenset[str]:
+    """Return the keys of the rows that a fold must not have seen: its own, and those kept apart.
+
+    Args:
+        table: With folds.
+        number: Of the fold; `REFIT` holds out nothing.
+    """
     folds = np.zeros(len(table), np.int16) if table.folds is None else table.folds
     apart = {HOLDOUT} if number == REFIT else {HOLDOUT, number}
     return _keys(table, np.flatnonzero(np.isin(folds, list(apart))))
@@ -131,8 +136,13 @@ def _keys(table: Table, rows: Iterable[int]) -> frozenset[str]:
     return frozenset(key for row in rows for key in row_keys(table, row))
 
 
-def _spread(held: frozenset[str], before: Table) -> frozenset[str]:
-    """Add the rows that the earlier table holds for copies of these."""
+def spread_keys(held: frozenset[str], before: Table) -> frozenset[str]:
+    """Add the rows that an earlier table holds for copies of these.
+
+    Args:
+        held: From `held_out_keys`.
+        before: The table of an earlier run.
+    """
     if before.groups is None:
         return held
     rows = range(len(before))
@@ -140,8 +150,17 @@ def _spread(held: frozenset[str], before: Table) -> frozenset[str]:
     return held | _keys(before, [row for row in rows if before.groups[row] in mine])
 
 
-def _seen(run: Run, member: Member, fold: int) -> frozenset[str]:
-    """Keys of all rows that went into the weights of a fold, its own start included."""
+def seen_keys(run: Run, member: Member, fold: int) -> frozenset[str]:
+    """Return the keys of all rows that went into the weights of a fold, its start included.
+
+    Args:
+        run: Trained, no blend.
+        member: Of the run.
+        fold: Number of the fold.
+
+    Raises:
+        RunError: the run that it went on from is gone.
+    """
     table = run.table()
     folds = np.zeros(len(table), np.int16) if table.folds is None else table.folds
     left = {HOLDOUT} if fold == REFIT else {HOLDOUT, fold}
@@ -152,4 +171,4 @@ def _seen(run: Run, member: Member, fold: int) -> frozenset[str]:
     earlier, theirs = open_start(start, member.name)
     files = match_folds(table, (fold,), start, member.name)[fold]
     number = next(k for k in earlier.folds if theirs.fold(k).folder == files.folder)
-    return seen | _seen(earlier, theirs, number)
+    return seen | seen_keys(earlier, theirs, number)

@@ -13,7 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,8 @@ class Table:
         groups: (N,) rows with equal text must not be parted by a split.
         weights: (N,) float32 > 0, the weight of a row in the loss.
         folds: (N,) int16; k = held out together, `ALWAYS_TRAINED`, `HOLDOUT`.
+        teachers: (N,) the run whose networks made the label of a row, as a folder or
+            `<folder>#fold-<k>`; "" where people did. None: people labelled all rows.
         masks: (N, C) run-length text, see `loupe.masks`, of the image as it is shown
             (after its EXIF turn); "" for no mask. None where the table brings none:
             tables of run lengths do, mask images and COCO files do not yet.
@@ -107,6 +109,7 @@ class Table:
     groups: tuple[str, ...] | None = None
     weights: Float32 | None = None
     folds: Int16 | None = None
+    teachers: tuple[str, ...] | None = None
     masks: tuple[tuple[str, ...], ...] | None = None
     quarantined: tuple[Quarantined, ...] = ()
     origin: str = "given"
@@ -140,13 +143,15 @@ class Table:
             groups=None if self.groups is None else tuple(self.groups[i] for i in index),
             weights=None if self.weights is None else self.weights[index],
             folds=None if self.folds is None else self.folds[index],
+            teachers=None if self.teachers is None else tuple(self.teachers[i] for i in index),
             masks=None if self.masks is None else tuple(self.masks[i] for i in index),
         )
 
     def digest(self) -> str:
         """Return 16 hex digits that change when anything that matters changes.
 
-        The place of the images on this machine does not matter; notes do not.
+        The place of the images and of teachers on this machine does not matter; notes
+        do not.
         """
         hasher = hashlib.blake2b(digest_size=8)
         plain = (self.ids, self.classes, self.exclusive, self.groups, self.origin)
@@ -154,6 +159,10 @@ class Table:
         hasher.update(json.dumps([[q.id, q.reason] for q in self.quarantined]).encode())
         for array in (self.targets, self.weights, self.folds):
             hasher.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+        # Only where there are any: tables without teachers keep the digest they had.
+        if self.teachers is not None:
+            names = [PurePath(teacher).name for teacher in self.teachers]
+            hasher.update(json.dumps(["teachers", names], ensure_ascii=False).encode())
         # Row by row: all masks together can be hundreds of megabytes.
         for texts in self.masks or ():
             hasher.update(json.dumps(texts).encode())
@@ -178,7 +187,12 @@ def write_snapshot(table: Table, path: Path) -> None:
         path: The file; the caller makes the write atomic.
     """
     columns: dict[str, Any] = {"id": list(table.ids), "image": [str(p) for p in table.images]}
-    extras = {"group": table.groups, "weight": table.weights, "fold": table.folds}
+    extras = {
+        "group": table.groups,
+        "weight": table.weights,
+        "fold": table.folds,
+        "teacher": table.teachers,
+    }
     columns |= {name: values for name, values in extras.items() if values is not None}
     for number, name in enumerate(table.classes):
         columns[f"target:{name}"] = table.targets[:, number]
@@ -232,6 +246,7 @@ def read_snapshot(path: Path) -> Table:
         groups=tuple(sheet["group"].to_pylist()) if "group" in names else None,
         weights=sheet["weight"].to_numpy().astype(np.float32) if "weight" in names else None,
         folds=sheet["fold"].to_numpy().astype(np.int16) if "fold" in names else None,
+        teachers=tuple(sheet["teacher"].to_pylist()) if "teacher" in names else None,
         masks=tuple(zip(*masks, strict=True)) if masks else None,
         quarantined=tuple(Quarantined(id=i, reason=r) for i, r in meta["quarantined"]),
         origin=meta["origin"],
@@ -247,6 +262,7 @@ def _check_lengths(table: Table) -> None:
         "groups": None if table.groups is None else len(table.groups),
         "weights": None if table.weights is None else len(table.weights),
         "folds": None if table.folds is None else len(table.folds),
+        "teachers": None if table.teachers is None else len(table.teachers),
         "masks": None if table.masks is None else len(table.masks),
     }
     wrong = [f"{name} has {size}" for name, size in found.items() if size not in (None, n)]
