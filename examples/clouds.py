@@ -11,39 +11,25 @@ masks that are left.
 from __future__ import annotations
 
 import csv
-import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 import loupe
 from loupe.intervals import bootstrap_weights
 from loupe.predictions import Predictions
 from loupe.ranking import pr_auc
+from loupe.showing import show_decision
 from loupe.terminal import make_console, make_reporter
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "clouds.yaml"
 RECALL, PRECISION = 0.94, 0.90
 RESAMPLES = 1000
 
-
-def find_thresholds(truth: NDArray[Any], probs: NDArray[Any]) -> tuple[float, float]:
-    """Return the largest threshold with enough recall, the lowest with enough precision.
-
-    A probability that equals the threshold is above it. NaN if there is none.
-    """
-    order = np.argsort(-probs, kind="stable")
-    levels, hits = probs[order], np.cumsum(truth[order])
-    # Only the last of equal probabilities can be a threshold: they pass together.
-    ends = np.flatnonzero(np.append(levels[1:] != levels[:-1], True))
-    recall, precision = hits[ends] / max(hits[-1], 1), hits[ends] / (ends + 1)
-    enough, sure = ends[recall >= RECALL], ends[precision >= PRECISION]
-    largest = float(levels[enough[0]]) if len(enough) else math.nan
-    return largest, float(levels[sure[-1]]) if len(sure) else math.nan
+Thresholds = dict[str, tuple[float, float]]
 
 
 def measure_areas(table: loupe.Table, sheet: Predictions) -> list[str]:
@@ -73,13 +59,19 @@ def show_side_by_side(table: loupe.Table, runs: dict[str, loupe.Run]) -> None:
             print(f"{name}: {stamp}")
 
 
-Thresholds = dict[str, tuple[float, float]]
+def choose_thresholds(run: loupe.Run) -> Thresholds:
+    """Return the threshold of each class for enough recall, and for enough precision.
 
-
-def choose_thresholds(table: loupe.Table, sheet: Predictions) -> Thresholds:
-    """Return both thresholds of each class."""
-    columns = zip(table.classes, table.targets.T >= 0.5, sheet.probs.T, strict=True)
-    return {name: find_thresholds(truth, probs) for name, truth, probs in columns}
+    The rule for recall is the one that the run keeps; both are told with what they buy.
+    """
+    console, found = make_console(), []
+    for goal in (f"precision:{PRECISION}", f"recall:{RECALL}"):
+        decision = loupe.decide(run, goals=goal, calibration="none")
+        show_decision(console, decision)
+        found.append(decision.rule.thresholds)
+    sure, enough = found
+    pairs = zip(run.table().classes, enough, sure, strict=True)
+    return {name: (for_recall, for_precision) for name, for_recall, for_precision in pairs}
 
 
 def write_thresholds(found: Thresholds, path: Path) -> None:
@@ -100,7 +92,7 @@ def draw_curves(table: loupe.Table, sheet: Predictions, found: Thresholds, path:
         hits = np.cumsum(truth[np.argsort(-probs, kind="stable")])
         panel.plot(hits / max(hits[-1], 1), hits / np.arange(1, len(hits) + 1), color="#0072B2")
         for mark, label, level in zip("ov", ("recall", "precision"), found[name], strict=True):
-            if math.isnan(level):
+            if not (probs >= level).any():
                 continue
             kept = truth[probs >= level]
             place = (kept.sum() / max(truth.sum(), 1), kept.mean())
@@ -142,7 +134,7 @@ def main(
     show_side_by_side(table, runs)
     run = runs["inner"]
     oof = run.oof()["clouds"]
-    found = choose_thresholds(table, oof)
+    found = choose_thresholds(run)
     write_thresholds(found, Path(out) / "thresholds.csv")
     draw_curves(table, oof, found, Path(out) / "curves.png")
     least = {name: pair[0] for name, pair in found.items()}

@@ -9,16 +9,13 @@ follows OUT changes the recipe, as --set does. Writes OUT/answer.csv, a label a 
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import loupe
 from loupe.answers import Answers
-from loupe.intervals import score
-from loupe.predictions import Predictions, decide_plainly
+from loupe.ruling import find_rule, rule_predictions
+from loupe.scoring import read_scores
 from loupe.submissions import write_submission
 from loupe.terminal import make_console, make_reporter
 
@@ -28,25 +25,13 @@ SHARES = {"b6": 0.8, "b7": 0.2}
 NAMES: dict[object, str] = {"0": "sound", "1": "crack"}
 
 
-def blend(sheets: dict[str, Predictions]) -> Predictions:
-    """Return the weighted mean of the members' sheets; their rows are the same."""
-    probs = sum(share * sheets[name].probs for name, share in SHARES.items())
-    return replace(sheets["b6"], probs=np.clip(probs, 0, 1))
-
-
-def show_scores(table: loupe.Table, sheet: Predictions) -> None:
-    """Print precision, recall and F1 of the cracks, each with its interval."""
-    found = score(
-        table.targets,
-        sheet.probs,
-        exclusive=True,
-        classes=table.classes,
-        folds=table.folds,
-        groups=table.groups,
-    )
-    for s in found:
+def show_scores(run: loupe.Run) -> None:
+    """Print precision, recall and F1 of the cracks, cross-fitted, each with its interval."""
+    for s in read_scores(run):
         if s.class_name == "crack" and s.metric in {"precision", "recall", "f1"}:
             print(f"{s.metric:<10}{s.value:7.3f}  [{s.low:.3f}, {s.high:.3f}]  of {s.n} cracks")
+    for stamp in run.manifest()["stamps"]:
+        print(stamp)
 
 
 def main(
@@ -58,23 +43,20 @@ def main(
     """
     table = loupe.read_table(labels, images=images, names=NAMES)
     table = loupe.split(table, folds=4, shuffle=False, stratify=False)
-    wanted = loupe.read_table(test, images=test_images, layout="images")
-    held_out, answers, stamps = {}, {}, []
+    folders = []
     for name, network in NETWORKS.items():
         recipe = loupe.read_recipe(RECIPE, [f"network.name={network}", *changes])
-        run = loupe.train(table, {name: recipe}, Path(out) / name, **options)
-        held_out[name] = run.oof()[name]
-        answers[name] = loupe.predict(run, wanted)
-        stamps += run.manifest()["stamps"]
-    show_scores(table, blend(held_out))
-    for stamp in dict.fromkeys(stamps):
-        print(stamp)
-    sheet = blend(answers)
+        folders.append(loupe.train(table, {name: recipe}, Path(out) / name, **options).folder)
+    blended = loupe.blend(folders, out=Path(out) / "blend", weights=list(SHARES.values()))
+    loupe.decide(blended, goals="argmax", calibration="none")
+    show_scores(blended)
+    wanted = loupe.read_table(test, images=test_images, layout="images")
+    sheet = loupe.predict(blended, wanted)
     spelled = Answers(
         ids=sheet.ids,
         classes=sheet.classes,
         probs=sheet.probs,
-        decisions=decide_plainly(sheet),
+        decisions=rule_predictions(find_rule(blended.rule_file), sheet).decisions,
         exclusive=True,
         errors=sheet.errors,
         layout=table.layout,

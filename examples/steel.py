@@ -24,6 +24,7 @@ import loupe
 from loupe.decoding import read_image
 from loupe.masks import decode_rle
 from loupe.scoring import read_scores
+from loupe.showing import show_decision
 from loupe.table import count_classes
 from loupe.terminal import make_console, make_reporter
 
@@ -84,17 +85,10 @@ def show_recall(name: str, run: loupe.Run) -> None:
         print(f"{name:<12}{stamp}")
 
 
-def show_gate(run: loupe.Run, table: loupe.Table) -> None:
-    """Print the largest threshold that keeps enough defects, and how much it saves."""
-    faulty = table.targets[:, 0] >= 0.5
-    probs = run.oof()["binary"].probs[:, 0]
-    sure = np.sort(probs[faulty])[::-1]
-    threshold = sure[int(np.ceil(RECALL * len(sure))) - 1]
-    saved = (probs[~faulty] < threshold).mean()
-    print(
-        f"at {threshold:.3f} it keeps {RECALL:.0%} of the defects and stops {saved:.0%} of the rest"
-        " (of the rows that chose it)"
-    )
+def show_gate(run: loupe.Run) -> None:
+    """Choose the threshold that keeps enough defects, and say what it is worth on new rows."""
+    decision = loupe.decide(run, goals=f"recall:{RECALL}")
+    show_decision(make_console(), decision)
 
 
 def main(labels: str, images: str, out: str, *changes: str, **options: Any) -> None:
@@ -114,7 +108,7 @@ def main(labels: str, images: str, out: str, *changes: str, **options: Any) -> N
         run = loupe.train(rows, {name: recipe}, place / name, **options)
         show_recall(name, run)
         if name == "binary":
-            show_gate(run, binary)
+            show_gate(run)
         shutil.copy(run.oof_file, place / f"{name}.parquet")
 
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loupe.checking import CheckReport, check
+    from loupe.comparing import Comparison
+    from loupe.deciding import Decision
+    from loupe.decisions import blend, compare, decide
     from loupe.demonstration import Demo, demo
     from loupe.errors import (
         AlignmentError,
@@ -26,10 +29,12 @@ if TYPE_CHECKING:
         TableError,
         WeightsError,
     )
+    from loupe.grading import Graded, score
     from loupe.inference import predict
     from loupe.layouts import read_table
     from loupe.predictions import Predictions
     from loupe.recipe import Recipe, read_recipe
+    from loupe.rules import Rule, read_rule
     from loupe.runs import Run, open_run
     from loupe.splitting import split
     from loupe.table import Table
@@ -37,6 +42,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "checking": ("CheckReport", "check"),
+    "comparing": ("Comparison",),
+    "deciding": ("Decision",),
+    "decisions": ("blend", "compare", "decide"),
     "demonstration": ("Demo", "demo"),
     "errors": (
         "AlignmentError",
@@ -52,10 +60,12 @@ _HOMES = {
         "TableError",
         "WeightsError",
     ),
+    "grading": ("Graded", "score"),
     "inference": ("predict",),
     "layouts": ("read_table",),
     "predictions": ("Predictions",),
     "recipe": ("Recipe", "read_recipe"),
+    "rules": ("Rule", "read_rule"),
     "runs": ("Run", "open_run"),
     "splitting": ("split",),
     "table": ("Table",),
@@ -66,8 +76,11 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "AlignmentError",
     "CheckReport",
+    "Comparison",
+    "Decision",
     "Demo",
     "ExportError",
+    "Graded",
     "ImageError",
     "InputError",
     "LeakageError",
@@ -77,17 +90,23 @@ __all__ = [
     "Predictions",
     "Recipe",
     "RecipeError",
+    "Rule",
     "Run",
     "RunError",
     "Table",
     "TableError",
     "WeightsError",
+    "blend",
     "check",
+    "compare",
+    "decide",
     "demo",
     "open_run",
     "predict",
     "read_recipe",
+    "read_rule",
     "read_table",
+    "score",
     "split",
     "train",
 ]

@@ -8,14 +8,12 @@ those that the network sees.
 
 from __future__ import annotations
 
-import filecmp
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -30,8 +28,9 @@ from loupe.predictions import Predictions, append_quarantined
 from loupe.progress import Reporter, Silent
 from loupe.recipe import Recipe
 from loupe.runs import Member, Run, open_run
+from loupe.seen import find_seen
 from loupe.settings import Draws, HeadStage, Tta
-from loupe.table import HOLDOUT, Float32, Table
+from loupe.table import Float32, Table
 from loupe.tta import ViewName, first_views
 from loupe.views import count_views, draw_images, list_cuts, training_steps, view_images
 
@@ -227,20 +226,20 @@ def count_run_views(run: Run, *, views: int | None = None) -> int:
         RecipeError: members do not agree on `votes`, or sum over other numbers.
         InputError: there are not so many views.
     """
-    counts = {}
-    for name in run.members:
-        member = run.member(name)
+    counts: list[tuple[str, int]] = []
+    for member, _ in run.networks():
         recipe = member.recipe()
         tta = recipe.tta if views is None else first_views(views)
-        counts[name] = count_views(tta, member.input_spec()) if recipe.votes == "sum" else 1
-    if len(set(counts.values())) > 1:
-        told = ", ".join(f"{name} x {count}" for name, count in counts.items())
+        times = count_views(tta, member.input_spec()) if recipe.votes == "sum" else 1
+        counts.append((member.name, times))
+    if len({times for _, times in counts}) > 1:
+        told = ", ".join(f"{name} x {times}" for name, times in counts)
         raise RecipeError(
             f"{run.folder}: with 'votes: sum', members must sum over as many views and crops, but "
             f"their means would be multiplied by {told}. Write labels or a submission instead, or "
             "give all members the same 'votes', 'tta' and 'input.crop'."
         )
-    return next(iter(counts.values()))
+    return counts[0][1]
 
 
 def load_network(member: Member, recipe: Recipe, fold: int, classes: int) -> Classifier:
@@ -302,6 +301,7 @@ def predict(
     reporter = reporter or Silent()
     trained = run.table()
     ensemble = _load_ensemble(run, trained, views, choose_device(device))
+    weights = torch.tensor([share for _, share in run.networks()]).view(-1, 1, 1)
     probs = np.full((len(table), len(trained.classes)), np.nan, np.float32)
     errors: list[str | None] = [None] * len(table)
     reporter.begin("predict", len(table))
@@ -310,7 +310,8 @@ def predict(
             errors[row] = error
         if len(chunk.rows):
             ids = [table.ids[row] for row in chunk.rows]
-            probs[chunk.rows] = _score_chunk(ensemble, chunk, ids, exclusive=trained.exclusive)
+            exclusive = trained.exclusive
+            probs[chunk.rows] = _score_chunk(ensemble, weights, chunk, ids, exclusive=exclusive)
         reporter.advance(chunk.end)
     reporter.end()
     sheet = Predictions(
@@ -318,7 +319,7 @@ def predict(
         classes=trained.classes,
         probs=probs,
         exclusive=trained.exclusive,
-        held_out=~_find_seen(table, trained),
+        held_out=~find_seen(table, trained),
         errors=tuple(errors),
     )
     return append_quarantined(sheet, table)
@@ -339,35 +340,11 @@ class _Part:
     networks: tuple[_Shared, ...]
 
 
-def _find_seen(table: Table, trained: Table) -> NDArray[np.bool_]:
-    """(N,) True for images that some member trained on; rows kept apart are not."""
-    folds = np.zeros(len(trained), np.int16) if trained.folds is None else trained.folds
-    used = np.flatnonzero(folds != HOLDOUT)
-    at = {trained.ids[row]: trained.images[row] for row in used}
-    paths = {trained.images[row].resolve() for row in used}
-    return np.array(
-        [
-            path.resolve() in paths or (name in at and _may_equal(path, at[name]))
-            for name, path in zip(table.ids, table.images, strict=True)
-        ],
-        dtype=np.bool_,
-    )
-
-
-def _may_equal(path: Path, other: Path) -> bool:
-    """True unless both files are there and their bytes differ."""
-    try:
-        return filecmp.cmp(path, other, shallow=False)
-    except OSError:
-        return True
-
-
 def _load_ensemble(run: Run, table: Table, views: int | None, device: str) -> list[_Part]:
     parts = []
-    for name in run.members:
-        member = run.member(name)
+    for member, _ in run.networks():
         recipe = member.recipe()
-        loaded = [load_network(member, recipe, k, len(table.classes)) for k in run.folds]
+        loaded = [load_network(member, recipe, k, len(table.classes)) for k in member.folds]
         loaded = [arrange_memory(network.to(device), recipe) for network in loaded]
         chosen = recipe.tta if views is None else first_views(views)
         networks: tuple[_Shared, ...] = tuple((network, (network,)) for network in loaded)
@@ -380,14 +357,15 @@ def _load_ensemble(run: Run, table: Table, views: int | None, device: str) -> li
 
 @torch.inference_mode()
 def _score_chunk(
-    ensemble: Sequence[_Part], chunk: Chunk, ids: Sequence[str], *, exclusive: bool
+    ensemble: Sequence[_Part], weights: Tensor, chunk: Chunk, ids: Sequence[str], *, exclusive: bool
 ) -> Float32:
-    """Mean over views, then folds, then members; (n, C)."""
+    """Mean over views, then folds, then the weighted one over members; (n, C)."""
     means = [
         _score_part(part, torch.from_numpy(images), ids, exclusive=exclusive)
         for part, images in zip(ensemble, chunk.images, strict=True)
     ]
-    return torch.stack(means).mean(dim=0).cpu().numpy()
+    stacked = torch.stack(means).cpu()
+    return (stacked * weights).sum(dim=0).clamp(max=1).numpy()
 
 
 def _score_part(part: _Part, images: Tensor, ids: Sequence[str], *, exclusive: bool) -> Tensor:

@@ -63,11 +63,14 @@ class Predictions:
         return np.asarray(~np.isnan(self.probs).any(axis=1), dtype=np.bool_)
 
 
-def average_sheets(sheets: Sequence[Predictions]) -> Predictions:
+def average_sheets(
+    sheets: Sequence[Predictions], weights: Sequence[float] | None = None
+) -> Predictions:
     """Return the mean of equal sheets; a row is held out if it is in all.
 
     Args:
         sheets: One or more sheets with the same ids and classes, in one order.
+        weights: One for each sheet, summing to 1; equal if None.
 
     Raises:
         AlignmentError: ids or classes differ; the first differing ids are named.
@@ -75,7 +78,10 @@ def average_sheets(sheets: Sequence[Predictions]) -> Predictions:
     first = sheets[0]
     for other in sheets[1:]:
         _check_aligned(first, other)
-    total = np.mean([sheet.probs.astype(np.float64) for sheet in sheets], axis=0)
+    shares = [1 / len(sheets)] * len(sheets) if weights is None else weights
+    total = np.zeros(first.probs.shape)
+    for sheet, share in zip(sheets, shares, strict=True):
+        total += sheet.probs.astype(np.float64) * share
     return Predictions(
         ids=first.ids,
         classes=first.classes,

@@ -24,6 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from loupe.blended import Blended, Source, read_blended
 from loupe.errors import RunError, shorten
 from loupe.files import replacing, write_json, write_text
 from loupe.images import InputSpec
@@ -81,10 +82,17 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """The files of one member: one recipe, trained on every fold."""
+    """The files of one member: one recipe, trained on every fold.
+
+    Attributes:
+        name: Unique in its run.
+        folder: Where they are; in another run's folder if the run is a blend.
+        folds: Numbers of its folds, in order.
+    """
 
     name: str
     folder: Path
+    folds: tuple[int, ...]
 
     @property
     def features(self) -> Path:
@@ -132,11 +140,13 @@ class Run:
         folder: Where it is.
         members: Names of the members, in order.
         folds: Numbers of the folds, in order.
+        blend: What the run was blended from; None if it was trained.
     """
 
     folder: Path
     members: tuple[str, ...]
     folds: tuple[int, ...]
+    blend: Blended | None = None
 
     @property
     def log(self) -> Path:
@@ -174,8 +184,28 @@ class Run:
         return self.scores_file.is_file()
 
     def member(self, name: str) -> Member:
-        """Return the files of one member."""
-        return Member(name, self.folder / name)
+        """Return the files of one member of a trained run."""
+        return Member(name, self.folder / name, self.folds)
+
+    def networks(self) -> tuple[tuple[Member, float], ...]:
+        """Return the members whose networks predict, each with its weight; weights sum to 1.
+
+        Those of a blend are in the folders of its sources.
+
+        Raises:
+            RunError: a source of a blend is a predictions file, or is gone.
+        """
+        if self.blend is None:
+            share = 1 / len(self.members)
+            return tuple((self.member(name), share) for name in self.members)
+        found = []
+        for source, weight in zip(self.blend.sources, self.blend.weights, strict=True):
+            run = self._open_source(source)
+            if source.member:
+                found.append((run.member(source.member), weight))
+            else:
+                found += [(member, weight * share) for member, share in run.networks()]
+        return tuple(found)
 
     def manifest(self) -> dict[str, Any]:
         """Read what the run was made from."""
@@ -202,6 +232,21 @@ class Run:
                 "Run the same 'loupe train' command again to continue it."
             )
         return read_predictions(self.oof_file)
+
+    def _open_source(self, source: Source) -> Run:
+        if source.file:
+            raise RunError(
+                f"{self.folder} is a blend of predictions files ({source.place}), which have no "
+                "networks to predict images with. Predict them where the files came from, then: "
+                "loupe blend FILE FILE --weights ... --out blended.csv"
+            )
+        place = self.folder / source.place
+        if not (place / "manifest.json").is_file():
+            raise RunError(
+                f"{self.folder} is a blend of {source.place}, and there is no run in "
+                f"{place.resolve()} any more. Put it back, or blend again."
+            )
+        return open_run(place.resolve())
 
 
 def create_run(
@@ -275,7 +320,47 @@ def open_run(folder: str | Path) -> Run:
         RunError: it is no run folder, or a newer Loupe made it.
     """
     manifest = _read_manifest(Path(folder))
-    return Run(Path(folder), tuple(manifest["recipes"]), tuple(manifest["folds"]))
+    folds = tuple(manifest["folds"])
+    if manifest["kind"] == "run":
+        return Run(Path(folder), tuple(manifest["recipes"]), folds)
+    return Run(Path(folder), tuple(manifest["members"]), folds, read_blended(manifest["blend"]))
+
+
+def create_blend(
+    folder: Path, table: Table, members: Sequence[str], blend: Blended, stamps: Sequence[str]
+) -> Run:
+    """Make the folder of a blend; it has the form of a run, but its networks are elsewhere.
+
+    Args:
+        folder: Empty, or of an earlier blend, which is replaced.
+        table: What all sources predicted.
+        members: (M,) names.
+        blend: What it is made from.
+        stamps: What must be said wherever a score of it is shown.
+
+    Raises:
+        RunError: the folder holds something else.
+    """
+    manifest = folder / "manifest.json"
+    if manifest.is_file() and _read_manifest(folder)["kind"] != "blend":
+        raise RunError(f"{folder} is a trained run; choose another --out.")
+    if not manifest.is_file():
+        _check_empty(folder)
+    folds = list_folds(table, refit=False)
+    _write_table(folder, table)
+    write_json(folder / "versions.json", list_versions())
+    wanted = {
+        "kind": "blend",
+        "schema": SCHEMA,
+        "table": table.digest(),
+        "members": list(members),
+        "folds": folds,
+        "stamps": list(stamps),
+        "refit_of": None,
+        "blend": asdict(blend),
+    }
+    write_json(manifest, wanted)
+    return Run(folder, tuple(members), folds, blend)
 
 
 def list_versions() -> dict[str, str]:
@@ -333,7 +418,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             "train' made; it prints its name at the start."
         )
     manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if manifest.get("kind") != "run" or manifest.get("schema") != SCHEMA:
+    if manifest.get("kind") not in ("run", "blend") or manifest.get("schema") != SCHEMA:
         raise RunError(
             f"{folder} is a {manifest.get('kind')!r} of schema {manifest.get('schema')!r}; this "
             f"version of Loupe opens a 'run' of schema {SCHEMA}."

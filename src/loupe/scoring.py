@@ -1,4 +1,4 @@
-"""From finished folds to the out-of-fold sheet, its scores and what to do next.
+"""From finished folds to the out-of-fold sheet, its rule, its scores and what to do next.
 
 It must not train, or compute a metric by itself.
 """
@@ -6,24 +6,30 @@ It must not train, or compute a metric by itself.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from loupe.deciding import (
+    Decision,
+    apply_part_rules,
+    decide_evidence,
+    write_decision,
+)
 from loupe.errors import AlignmentError, InputError
+from loupe.evidence import Evidence, make_evidence
 from loupe.files import replacing, write_json, write_text
 from loupe.intervals import Score, score
 from loupe.predictions import (
     Predictions,
     append_quarantined,
-    average_sheets,
     read_predictions,
     write_predictions,
 )
 from loupe.runs import Run, append_event
-from loupe.table import Int16, Table
+from loupe.table import Float32, Int16, Table
 
 
 def read_scores(run: Run, member: str = "all") -> tuple[Score, ...]:
@@ -45,20 +51,63 @@ def finish_run(run: Run, table: Table, seconds: float) -> None:
     padding = np.full((len(table.quarantined), len(table.classes)), np.nan, np.float32)
     with replacing(run.oof_file) as temporary:
         write_predictions(temporary, marked, np.concatenate([table.targets[rows], padding]))
-    sheets = {"all": average_sheets(list(members.values()))}
-    sheets |= members if len(members) > 1 else {}
-    scores = {name: _score_sheet(sheet, table, rows) for name, sheet in sheets.items()}
-    write_text(run.instructions_file, write_instructions(run, table))
-    append_event(run.log, "finish", seconds=round(seconds, 1))
-    write_json(
-        run.scores_file,
-        {
-            "stamps": run.manifest()["stamps"],
-            "seconds": round(seconds, 1),
-            "folds": _score_folds(sheets["all"], table, rows),
-            "scores": {n: [_without_nan(asdict(s)) for s in found] for n, found in scores.items()},
-        },
+    evidence = make_evidence(
+        table.targets[rows],
+        [sheet.probs for sheet in members.values()],
+        exclusive=table.exclusive,
+        classes=table.classes,
+        ids=[table.ids[row] for row in rows],
+        folds=_folds(table)[rows],
+        groups=None if table.groups is None else [table.groups[row] for row in rows],
     )
+    _write_scores(run, replace(evidence, stamps=tuple(run.manifest()["stamps"])), seconds)
+    write_text(run.instructions_file, write_instructions(run, table))
+
+
+def finish_blend(run: Run, evidence: Evidence) -> None:
+    """Write what a blend predicted of held-out rows, its rule, its scores, what is next.
+
+    Args:
+        run: From `create_blend`.
+        evidence: A member a source, with the weights of the blend.
+    """
+    table = run.table()
+    folds = np.array([int(name) for name in evidence.part_names], np.int16)[evidence.parts]
+    sheets = {
+        name: Predictions(
+            ids=evidence.ids,
+            classes=evidence.classes,
+            probs=probs,
+            exclusive=evidence.exclusive,
+            held_out=np.ones(len(evidence), np.bool_),
+            folds=folds,
+        )
+        for name, probs in zip(run.members, evidence.members, strict=True)
+    }
+    with replacing(run.oof_file) as temporary:
+        write_predictions(temporary, sheets, evidence.targets)
+    _write_scores(run, evidence, 0.0)
+    write_text(run.instructions_file, write_instructions(run, table))
+
+
+def _write_scores(run: Run, evidence: Evidence, seconds: float) -> None:
+    """Fit the rule that `predict` follows, and score it cross-fitted; `scores.json` comes last."""
+    decision = decide_evidence(evidence)
+    write_decision(decision, run.rule_file, source=str(run.folder))
+    scores = {"all": decision.scores}
+    if len(run.members) > 1:
+        scores |= {
+            name: _score_member(evidence, probs)
+            for name, probs in zip(run.members, evidence.members, strict=True)
+        }
+    append_event(run.log, "finish", seconds=round(seconds, 1))
+    values = {
+        "stamps": evidence.stamps,
+        "seconds": round(seconds, 1),
+        "folds": _score_folds(evidence, decision),
+        "scores": {name: [asdict(each) for each in found] for name, found in scores.items()},
+    }
+    write_json(run.scores_file, values)
 
 
 def finish_refit(run: Run, table: Table, source: Run, seconds: float) -> None:
@@ -106,34 +155,33 @@ def _join_folds(run: Run, table: Table, name: str, rows: NDArray[np.intp]) -> Pr
     )
 
 
-def _score_sheet(sheet: Predictions, table: Table, rows: NDArray[np.intp]) -> tuple[Score, ...]:
-    groups = None if table.groups is None else [table.groups[row] for row in rows]
+def _score_member(evidence: Evidence, probs: Float32) -> tuple[Score, ...]:
+    """Score one member by itself, decided plainly: it has no rule of its own."""
     return score(
-        table.targets[rows],
-        sheet.probs,
-        exclusive=table.exclusive,
-        classes=table.classes,
-        folds=sheet.folds,
-        groups=groups,
+        evidence.targets,
+        probs,
+        exclusive=evidence.exclusive,
+        classes=evidence.classes,
+        folds=evidence.parts,
+        groups=evidence.groups,
     )
 
 
-def _score_folds(
-    sheet: Predictions, table: Table, rows: NDArray[np.intp]
-) -> dict[str, dict[str, float | None]]:
+def _score_folds(evidence: Evidence, decision: Decision) -> dict[str, dict[str, float]]:
     """Overall metrics of each fold by itself, without intervals."""
+    held = apply_part_rules(evidence, decision.part_rules)
     found = {}
-    for fold in np.unique(_folds(table)[rows]):
-        mine = _folds(table)[rows] == fold
+    for part, name in enumerate(evidence.part_names):
+        mine = evidence.parts == part
         scores = score(
-            table.targets[rows[mine]],
-            sheet.probs[mine],
-            exclusive=table.exclusive,
-            classes=table.classes,
+            evidence.targets[mine],
+            held.probs[mine],
+            exclusive=evidence.exclusive,
+            classes=evidence.classes,
+            decisions=held.decisions[mine],
             resamples=0,
         )
-        overall = {s.metric: s.value for s in scores if not s.class_name}
-        found[str(fold)] = _without_nan(overall)
+        found[name] = {s.metric: s.value for s in scores if not s.class_name}
     return found
 
 
@@ -146,20 +194,17 @@ def write_instructions(run: Run, table: Table) -> str:
     """
     # A classifier cannot fill a column of masks.
     own_form = table.layout.name != "memory" and not table.layout.name.startswith("rle")
+    goal = "--precision 0.99" if table.exclusive else "--recall 0.95"
     submission = f"loupe predict {run.folder} TABLE --out submission.csv --format submission"
     return (
         f"predict new images:   loupe predict {run.folder} IMAGES --out predictions.csv\n"
         f"as probabilities:     loupe predict {run.folder} IMAGES --out probabilities.csv "
         "--format probabilities\n"
         + (f"in the table's form:  {submission}\n" if own_form else "")
+        + ("" if run.refit else f"choose thresholds:    loupe decide {run.folder} {goal}\n")
         + ("" if run.refit else f"out-of-fold sheet:    {run.oof_file}\n")
         + f"scores:               {run.scores_file}\n"
     )
-
-
-def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN; null stands for it."""
-    return {k: None if isinstance(v, float) and v != v else v for k, v in values.items()}  # noqa: PLR0124
 
 
 def _with_nan(values: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ It must not compute anything; it shows what others made.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -114,17 +115,24 @@ def make_reporter(console: Console) -> BarReporter | LineReporter:
     return BarReporter(console) if console.is_terminal else LineReporter(console)
 
 
-def show_scores(console: Console, scores: Sequence[Score], stamps: Sequence[str]) -> None:
+def show_scores(
+    console: Console,
+    scores: Sequence[Score],
+    stamps: Sequence[str],
+    *,
+    title: str = "out-of-fold scores",
+) -> None:
     """Print the overall scores and then those of each class, with intervals.
 
     Args:
         console: Where to.
         scores: From `scoring.read_scores`.
         stamps: Printed first: what must be said beside every score.
+        title: Which rows were scored.
     """
     for stamp in stamps:
         console.print(escape(f"! {stamp}"), style="bold red")
-    console.print(_overall_grid([s for s in scores if not s.class_name]))
+    console.print(_overall_grid([s for s in scores if not s.class_name], title))
     console.print(_class_grid([s for s in scores if s.class_name]))
 
 
@@ -171,16 +179,16 @@ def _findings_grid(report: CheckReport) -> Grid:
     return grid
 
 
-def _overall_grid(scores: Sequence[Score]) -> Grid:
-    grid = Grid(title="out-of-fold scores", title_justify="left", box=None, pad_edge=False)
+def _overall_grid(scores: Sequence[Score], title: str) -> Grid:
+    folded = any(not math.isnan(s.fold_mean) for s in scores)
+    grid = Grid(title=title, title_justify="left", box=None, pad_edge=False)
     grid.add_column("metric")
-    for name in ("pooled", "95 % interval", "mean of folds", "±"):
+    for name in ("pooled", "95 % interval", *(("mean of folds", "±") if folded else ())):
         grid.add_column(name, justify="right")
     for s in scores:
-        grid.add_row(
-            s.metric, f"{s.value:.4f}", f"{s.low:.4f} - {s.high:.4f}",
-            f"{s.fold_mean:.4f}", f"{s.fold_std:.4f}",
-        )  # fmt: skip
+        by_fold = (spell_number(s.fold_mean, 4), spell_number(s.fold_std, 4)) if folded else ()
+        span = "-" if math.isnan(s.low) else f"{s.low:.4f} - {s.high:.4f}"
+        grid.add_row(s.metric, spell_number(s.value, 4), span, *by_fold)
     return grid
 
 
@@ -195,9 +203,25 @@ def _class_grid(scores: Sequence[Score]) -> Grid:
     for class_name in dict.fromkeys(s.class_name for s in scores):
         mine = {s.metric: s for s in scores if s.class_name == class_name}
         rows = str(next(iter(mine.values())).n)
-        cells = [f"{mine[m].value:.3f} ({mine[m].low:.2f}-{mine[m].high:.2f})" for m in metrics]
+        cells = [_spell_score(mine[m]) for m in metrics]
         grid.add_row(escape(class_name), rows, *cells)
     return grid
+
+
+def spell_number(value: float, digits: int) -> str:
+    """Spell a number; "-" where it is not defined.
+
+    Examples:
+        >>> spell_number(0.51239, 3), spell_number(float("nan"), 3)
+        ('0.512', '-')
+    """
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _spell_score(score: Score) -> str:
+    if math.isnan(score.low):
+        return spell_number(score.value, 3)
+    return f"{score.value:.3f} ({score.low:.2f}-{score.high:.2f})"
 
 
 def _finished(label: str, begun: float, summary: str) -> str:

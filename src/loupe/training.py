@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from loupe.build import find_start, knows_network
 from loupe.caching import DEFAULT_LIMIT_BYTES
 from loupe.choices import Plateau
 from loupe.defaults import choose_recipe
-from loupe.errors import RecipeError, TableError
+from loupe.errors import LeakageError, RecipeError, TableError
 from loupe.executors import Executor, count_cores, map_jobs
 from loupe.features import count_draws, head_only
 from loupe.following import following
@@ -49,6 +50,7 @@ from loupe.settings import Checkpoint, Draws, EarlyStop, Start
 from loupe.splitting import check_folds, split
 from loupe.starts import digest_start
 from loupe.table import Table
+from loupe.teachers import TEACHER_STAMP, check_teachers
 from loupe.watching import check_metric
 from loupe.weights import weights_folder
 
@@ -108,8 +110,8 @@ def train(
         TableError: no targets, or unreadable images (all are named).
         RecipeError: a recipe does not fit the table or the network.
         WeightsError: pretrained weights cannot be had.
-        LeakageError: a group crosses folds, or `group="none"` without
-            `allow_leak`.
+        LeakageError: a group crosses folds, `group="none"`, or labels were made by
+            networks that saw what a fold holds out, without `allow_leak`.
         RunError: `out` holds something else.
     """
     reporter = reporter or Silent()
@@ -177,6 +179,18 @@ def _with_folds(
         table = check_folds(table, group=group, allow_leak=allow_leak, reporter=reporter)
     if table.folds is None or not (table.folds >= 0).any():
         raise TableError("no row has a fold of 0 or more, so nothing would be held out.")
+    return _check_teachers(table, allow_leak, reporter)
+
+
+def _check_teachers(table: Table, allow_leak: bool, reporter: Reporter) -> Table:  # noqa: FBT001
+    """Refuse, or stamp, labels of networks that saw what a fold holds out."""
+    try:
+        check_teachers(table)
+    except LeakageError:
+        if not allow_leak:
+            raise
+        reporter.note(TEACHER_STAMP)
+        return replace(table, notes=(*table.notes, TEACHER_STAMP))
     return table
 
 

@@ -30,7 +30,7 @@ MAP: dict[str, list[set[str]]] = {
     ],
     "images": [
         {"decoding", "images"},
-        {"caching", "copies"},
+        {"appearance", "caching", "copies"},
     ],
     "reading tables": [
         {"answers", "cells", "locating"},
@@ -49,28 +49,58 @@ MAP: dict[str, list[set[str]]] = {
     ],
     "numbers": [
         {"dealing", "predictions", "weighting"},
-        {"folds", "metrics", "ranking"},
+        {"ends", "folds", "logistic", "metrics", "nearness", "ranking"},
         {"scorecard"},
+        {"condensing", "trials"},
         {"intervals"},
     ],
+    "decisions": [
+        {
+            "aligning",
+            "calibration",
+            "comparing",
+            "evidence",
+            "promises",
+            "reliability",
+            "sheetcells",
+        },
+        {"conformal", "monotone", "sheetchecks", "simplex", "thresholds"},
+        {"blending", "calibrating", "resamples", "rules", "sheetroles"},
+        {"goals", "ruling", "sheetfiles", "wagers"},
+        {"deciding"},
+    ],
     "checking and splitting": [
-        {"findings"},
-        {"checking"},
-        {"splitting"},
+        {"apart", "findings", "seen"},
+        {"checking", "gathered"},
+        {"adversarial", "splitting"},
     ],
     "training": [
-        {"aliases", "averaging", "following", "parts", "pictures", "watching", "weights"},
+        {
+            "aliases",
+            "averaging",
+            "blended",
+            "following",
+            "parts",
+            "pictures",
+            "watching",
+            "weights",
+        },
         {"choices"},
         {"settings"},
         {"losses", "mixing", "networks", "recipe", "sampling", "schedules", "views"},
         {"build", "data", "defaults", "runs"},
         {"control", "heads", "inference", "optimizers", "scoring", "starts"},
-        {"evaluation", "features", "probing", "refitting"},
+        {"content", "evaluation", "exposure", "features", "probing", "refitting", "teachers"},
         {"tasks"},
         {"fitting"},
         {"jobs"},
         {"preparation"},
         {"training"},
+    ],
+    "using what was trained": [
+        {"fresh", "leaks", "matching"},
+        {"heldout"},
+        {"decisions", "grading"},
     ],
     "the surface": [
         {"tiles"},
@@ -78,7 +108,9 @@ MAP: dict[str, list[set[str]]] = {
         {"samples", "scenes"},
         {"testing"},
         {"demonstration", "systems", "terminal"},
+        {"options", "showing"},
         {FRONT},
+        {"commands"},
         {"cli"},
     ],
 }
@@ -88,21 +120,23 @@ TOPICS = {"images", "reading tables", "random transforms", "numbers"}
 GROUND = "shapes and small tools"
 
 LIBRARIES: dict[str, set[str]] = {
-    "click": {"cli"},
+    "click": {"cli", "commands", "options"},
     "cv2": {
-        "colour", "copies", "erasing", "geometric_steps", "geometry", "images",
+        "appearance", "colour", "copies", "erasing", "geometric_steps", "geometry", "images",
         "photographs", "samples", "scenes", "tiles",
     },
     "huggingface_hub": {"build"},
     "numpy": set(),  # anywhere
     "PIL": {"decoding", "maskfolders", "pictures"},
     "platformdirs": {"caching"},
-    "pyarrow": {"cells", "predictions", "table"},
+    "pyarrow": {
+        "cells", "heldout", "predictions", "sheetcells", "sheetchecks", "sheetfiles", "table",
+    },
     "pydantic": {
         "augment", "choices", "colour_steps", "erasing", "geometric_steps", "parts", "recipe",
         "settings", "steps",
     },
-    "rich": {"terminal"},
+    "rich": {"showing", "terminal"},
     "safetensors": {"inference", "jobs", "preparation"},
     "timm": {"build", "optimizers"},
     "torch": {
@@ -310,7 +344,7 @@ def _fault_of_call(node: ast.Call, loaders: set[str], *, may_print: bool) -> str
 
 @pytest.mark.parametrize("name", MODULES)
 def test_no_module_does_what_it_must_not(name: str) -> None:
-    assert find_faults(MODULES[name], may_print=name == "cli") == []
+    assert find_faults(MODULES[name], may_print=name in {"cli", "commands", "options"}) == []
 
 
 @pytest.mark.parametrize(

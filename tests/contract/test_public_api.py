@@ -14,7 +14,7 @@ import pytest
 import loupe
 from loupe.cli import cli
 
-READERS = {"open_run", "read_recipe", "read_table"}
+READERS = {"open_run", "read_recipe", "read_rule", "read_table"}
 """Public functions that are no verb of the command line."""
 SLOW_TO_LOAD = {
     "torch", "torchvision", "timm", "safetensors", "huggingface_hub", "scipy", "sklearn", "pandas",

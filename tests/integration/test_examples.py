@@ -122,24 +122,13 @@ def test_cracks(make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in printed] == ["precision", "recall", "f1"]
     assert all("[" in line and "of 16 cracks" in line for line in printed)
+    blend = open_run(out / "blend").blend
+    assert blend is not None
+    assert (blend.weights, [source.place for source in blend.sources]) == (
+        (0.8, 0.2), ["../b6", "../b7"],
+    )  # fmt: skip
     # Blocks as they stand in the table, not shuffled.
     assert open_run(out / "b6").table().folds.tolist() == np.repeat([0, 1, 2, 3], 12).tolist()
-
-
-def test_cracks_blends_by_its_shares() -> None:
-    cracks = load("cracks")
-    probs = {"b6": [[0.3, 0.7]], "b7": [[0.9, 0.1]]}
-    sheets = {
-        name: loupe.Predictions(
-            ids=("a",),
-            classes=("sound", "crack"),
-            probs=np.array(values, np.float32),
-            exclusive=True,
-            held_out=np.ones(1, np.bool_),
-        )
-        for name, values in probs.items()
-    }
-    assert cracks.blend(sheets).probs == pytest.approx(np.array([[0.42, 0.58]]), abs=1e-6)
 
 
 def test_clouds(make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,26 +150,6 @@ def test_clouds(make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     before, after = read_rows(data.submission), read_rows(out / "submission.csv")
     assert [row[0] for row in after] == [row[0] for row in before]
     assert all(new[1] in {"", old[1]} for new, old in zip(after, before, strict=True))
-
-
-def test_clouds_thresholds_by_hand() -> None:
-    clouds = load("clouds")
-    truth = np.array([1] * 18 + [0, 1, 0, 1])
-    probs = np.array([0.9] * 18 + [0.6, 0.5, 0.3, 0.2])
-    # Recall is 18 of 20 at 0.6 and 19 of 20 at 0.5; precision 20 of 22 at 0.2.
-    assert clouds.find_thresholds(truth, probs) == (0.5, 0.2)
-    # Without the last row recall is 18 of 19 at 0.9, precision 19 of 21 at 0.3.
-    assert clouds.find_thresholds(truth[:-1], probs[:-1]) == (0.9, 0.3)
-    # Equal probabilities pass together: precision is 1 of 2, though the first is right.
-    recall, precision = clouds.find_thresholds(np.array([1, 0]), np.array([0.5, 0.5]))
-    assert recall == 0.5
-    assert math.isnan(precision)
-
-
-def test_clouds_thresholds_without_an_answer() -> None:
-    recall, precision = load("clouds").find_thresholds(np.zeros(3), np.array([0.1, 0.2, 0.3]))
-    assert math.isnan(recall)
-    assert math.isnan(precision)
 
 
 def test_clouds_gate_empties_only_what_is_improbable(
@@ -312,7 +281,7 @@ def test_steel(make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert re.search(r"binary +defect +recall [\d.]+ \[[\d., ]+\]  precision", printed)
     assert re.search(r"^binary +OPTIMISTIC", printed, re.MULTILINE)
     assert re.search(r"^multilabel +OPTIMISTIC", printed, re.MULTILINE)
-    assert re.search(r"at [\d.]+ it keeps 96% of the defects and stops \d+% of the rest", printed)
+    assert re.search(r"defect +recall:0.96 +[\d.]+ \([\d.]+-[\d.]+\)", printed)
     binary, multilabel = (open_run(out / n).table() for n in ("binary", "multilabel"))
     assert binary.ids == multilabel.ids
     assert binary.folds.tolist() == multilabel.folds.tolist()

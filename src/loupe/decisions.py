@@ -1,0 +1,333 @@
+"""The verbs `decide`, `blend` and `compare`: on runs, or on predictions of any origin.
+
+They gather held-out rows, call one pure function and write what came of it. They must
+not fit or measure anything themselves.
+
+Shapes: M members, N rows, C classes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from loupe.blended import Blended, Source
+from loupe.blending import Blend, Method, choose_weights, fixed_weights
+from loupe.comparing import Comparison, compare_sheets
+from loupe.deciding import (
+    Decision,
+    apply_part_rules,
+    decide_evidence,
+    write_decision,
+)
+from loupe.errors import AlignmentError, shorten
+from loupe.evidence import Evidence, held_out_probs
+from loupe.goals import Request
+from loupe.heldout import gather_evidence
+from loupe.rules import Decided, apply_rule, plain_rule, read_part_rules
+from loupe.runs import Run, create_blend, open_run
+from loupe.scoring import finish_blend
+from loupe.table import Table
+
+PathLike = str | Path
+
+
+def decide(
+    source: PathLike | Run,
+    table: Table | None = None,
+    *,
+    goals: Mapping[str, str] | str = "",
+    calibration: str = "auto",
+    coverage: float | None = None,
+    pool: str = "",
+    out: PathLike | None = None,
+    held_out: bool = False,
+    allow_leak: bool = False,
+    group: str = "",
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Decision:
+    """Fit the rule that turns probabilities into decisions, and say what it is worth.
+
+    Calibration and thresholds are fitted on held-out rows. Scores are cross-fitted: each
+    fold is decided by a rule that was fitted without it.
+
+    Args:
+        source: A finished run or blend, or a predictions file (CSV or Parquet: `id`, maybe
+            `fold` and `held_out`, a column a class).
+        table: The targets; needed for a predictions file.
+        goals: One goal for all classes, or class name to goal ("" for the others): "f1",
+            "f2", "recall:0.94", "precision:0.9", "cost:10" (a miss costs ten false alarms),
+            "fixed:0.3". Exclusive classes: "argmax", "precision:0.99" (reject rows until so
+            many of the others are right), "fixed:0.6". Default: "f1", or "argmax".
+        calibration: "auto" (what cross-fitting favours, or none), "none", "temperature",
+            "platt" or "isotonic".
+        coverage: In (0, 1): send rows to a person whose prediction set at this coverage is
+            not one answer.
+        pool: "mean", "max" or "auto" decides each group of the table once, "" each row.
+        out: Where to write; `rule.json` in the run, or beside the predictions file.
+        held_out: All rows of a predictions file were held out, though it does not say so.
+        allow_leak: Go on where rows were not held out; everything is stamped.
+        group: As for `split`; "" takes the groups of a run, and looks for copies otherwise.
+        resamples: Bootstrap resamples of every interval.
+        seed: Of the bootstrap.
+
+    Returns:
+        The rule and its worth; also written to `out`.
+
+    Raises:
+        LeakageError: rows were not held out, or groups or labels leak across folds.
+        InputError: a goal does not suit, or predictions cannot be used.
+    """
+    evidence = gather_evidence(
+        [_folder(source)], table, held_out=held_out, allow_leak=allow_leak, group=group
+    )
+    wanted = {"": goals} if isinstance(goals, str) else dict(goals)
+    request = Request(
+        goals={name: goal for name, goal in wanted.items() if goal},
+        calibration=calibration,
+        coverage=coverage,
+        pool=pool,
+    )
+    decision = decide_evidence(evidence, request, resamples=resamples, seed=seed)
+    path = place_rule(_folder(source)) if out is None else Path(out)
+    write_decision(decision, path, source=str(_folder(source)))
+    return decision
+
+
+def blend(
+    sources: Sequence[PathLike],
+    table: Table | None = None,
+    *,
+    out: PathLike,
+    method: Method = "auto",
+    weights: Sequence[float] | None = None,
+    metric: str = "log_loss",
+    held_out: bool = False,
+    allow_leak: bool = False,
+    group: str = "",
+    seed: int = 0,
+) -> Run:
+    """Blend runs or predictions files: fit weights on held-out rows, score cross-fitted.
+
+    The result is a run folder whose networks stay where they are; `predict`, `decide`,
+    `score` and `compare` take it like any other. Of predictions files it can be decided
+    and compared, but it has no networks to predict images with.
+
+    Args:
+        sources: Two or more runs or predictions files; or one run, whose members are blended.
+        table: The targets; needed if all sources are files.
+        out: Folder of the blend; an earlier blend there is replaced.
+        method: "auto" (fitted weights if they beat the plain mean significantly, else the
+            mean), "mean", "simplex" or "greedy".
+        weights: By hand, one for each source, as 0.8 and 0.2; nothing is fitted then.
+        metric: What fitted weights are to be good at; any overall metric.
+        held_out: All rows of predictions files were held out, though they do not say so.
+        allow_leak: Go on where rows were not held out; everything is stamped.
+        group: As for `decide`.
+        seed: Of the bootstrap.
+
+    Raises:
+        LeakageError: rows were not held out, or groups or labels leak across folds.
+        AlignmentError: the sources predicted other rows or classes.
+        InputError: weights, method or metric are not valid.
+    """
+    folders = [_folder(source) for source in sources]
+    evidence = gather_evidence(
+        folders, table, held_out=held_out, allow_leak=allow_leak, group=group, split=True
+    )
+    evidence = replace(evidence, part_weights=None)
+    if weights is None:
+        fitted = choose_weights(evidence, method=method, metric=metric, seed=seed)
+    else:
+        fitted = fixed_weights(weights, evidence)
+    return _write_blend(Path(out), folders, evidence, fitted, table)
+
+
+def compare(
+    a: PathLike | Run,
+    b: PathLike | Run,
+    table: Table | None = None,
+    *,
+    metric: str = "",
+    held_out: bool = False,
+    allow_leak: bool = False,
+    group: str = "",
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two runs or predictions files on the rows that both held out.
+
+    Each is decided by its own rule, cross-fitted, where it has one for single rows, else
+    plainly.
+
+    Args:
+        a: A run, a blend or a predictions file.
+        b: Another.
+        table: The targets; needed if both are files.
+        metric: The overall score that decides; "" for accuracy, or average precision where
+            classes stand alone.
+        held_out: All rows of predictions files were held out, though they do not say so.
+        allow_leak: Go on where rows were not held out.
+        group: As for `decide`.
+        resamples: Bootstrap resamples.
+        seed: Of the bootstrap.
+
+    Raises:
+        AlignmentError: no row is shared, or targets or classes of shared rows differ.
+        LeakageError: rows were not held out.
+    """
+    places = (_folder(a), _folder(b))
+    first, second = (
+        gather_evidence([place], table, held_out=held_out, allow_leak=allow_leak, group=group)
+        for place in places
+    )
+    mine, theirs = _share_rows(first, second, places)
+    answers = [_decide_held_out(e, p) for e, p in zip((first, second), places, strict=True)]
+    comparison = compare_sheets(
+        first.targets[mine],
+        answers[0].probs[mine],
+        answers[1].probs[theirs],
+        answers[0].decisions[mine],
+        answers[1].decisions[theirs],
+        first.groups[mine],
+        exclusive=first.exclusive,
+        classes=first.classes,
+        metric=metric,
+        names=(places[0].name, places[1].name) if places[0].name != places[1].name else ("A", "B"),
+        resamples=resamples,
+        seed=seed,
+    )
+    return replace(
+        comparison,
+        stamps=tuple(dict.fromkeys((*first.stamps, *second.stamps))),
+        notes=tuple(dict.fromkeys((*first.notes, *second.notes)))
+        + _note_unshared(places, (first, second), len(mine)),
+    )
+
+
+def place_rule(source: Path) -> Path:
+    """Return where the rule of a run or of a predictions file is kept.
+
+    Examples:
+        >>> place_rule(Path("night/preds.csv")).as_posix()
+        'night/preds.rule.json'
+    """
+    return source / "rule.json" if source.is_dir() else source.with_suffix(".rule.json")
+
+
+def _folder(source: PathLike | Run) -> Path:
+    return source.folder if isinstance(source, Run) else Path(source)
+
+
+def _decide_held_out(evidence: Evidence, source: Path) -> Decided:
+    """Decide by the stored rules of each part, or plainly where there are none."""
+    path = place_rule(source)
+    if path.is_file():
+        rules = read_part_rules(path)
+        # A rule for whole groups says nothing of their rows.
+        pooled = any(rule.pool for rule in rules.values())
+        if not pooled and set(rules) == set(evidence.part_names):
+            return apply_part_rules(evidence, [rules[name] for name in evidence.part_names])
+    rule = plain_rule(evidence.classes, exclusive=evidence.exclusive)
+    return apply_rule(rule, held_out_probs(evidence), classes=evidence.classes)
+
+
+def _note_unshared(
+    places: tuple[Path, Path], pair: tuple[Evidence, Evidence], shared: int
+) -> tuple[str, ...]:
+    return tuple(
+        f"{len(evidence) - shared:,} rows are in {place} alone and play no part"
+        for place, evidence in zip(places, pair, strict=True)
+        if len(evidence) > shared
+    )
+
+
+def _share_rows(
+    first: Evidence, second: Evidence, places: tuple[Path, Path]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of the shared rows in both, in the order of the first."""
+    if first.classes != second.classes or first.exclusive != second.exclusive:
+        raise AlignmentError(
+            f"{places[0]} has the classes {shorten(first.classes)}, {places[1]} has "
+            f"{shorten(second.classes)}; expected the same classes in the same order."
+        )
+    at = {key: row for row, key in enumerate(second.ids)}
+    mine = np.array([row for row, key in enumerate(first.ids) if key in at], np.intp)
+    if not len(mine):
+        raise AlignmentError(
+            f"{places[0]} and {places[1]} share no row: ids are {shorten(first.ids, 3)} and "
+            f"{shorten(second.ids, 3)}. Expected two predictions of the same images."
+        )
+    theirs = np.array([at[first.ids[row]] for row in mine], np.intp)
+    odd = np.flatnonzero((first.targets[mine] != second.targets[theirs]).any(axis=1))
+    if len(odd):
+        told = shorten([repr(first.ids[mine[row]]) for row in odd])
+        raise AlignmentError(
+            f"{len(odd)} shared row(s) have other targets in {places[1]} than in {places[0]}: "
+            f"{told}. Give the labels that count with a table (--table)."
+        )
+    return mine, theirs
+
+
+def _write_blend(
+    out: Path, folders: Sequence[Path], evidence: Evidence, fitted: Blend, table: Table | None
+) -> Run:
+    by_fold = None
+    if fitted.part_weights is not None:
+        rows = zip(evidence.part_names, fitted.part_weights.tolist(), strict=True)
+        by_fold = {name: tuple(weights) for name, weights in rows}
+    names, sources = _list_sources(folders, out, len(evidence.members))
+    made = Blended(
+        sources=sources,
+        weights=tuple(fitted.weights.tolist()),
+        by_fold=by_fold,
+        method=fitted.method,
+        metric=fitted.metric,
+        verdict=fitted.verdict,
+    )
+    known = table if table is not None else open_run(next(f for f in folders if f.is_dir())).table()
+    run = create_blend(out, _with_groups(known, evidence), names, made, evidence.stamps)
+    finish_blend(run, replace(evidence, weights=fitted.weights, part_weights=fitted.part_weights))
+    return run
+
+
+def _with_groups(table: Table, evidence: Evidence) -> Table:
+    """Keep the groups that held: copies may have been found that the table does not know."""
+    first = np.unique(evidence.groups, return_index=True)[1]
+    names = [evidence.ids[row] for row in first]
+    own = table.ids if table.groups is None else table.groups
+    found = {key: names[group] for key, group in zip(evidence.ids, evidence.groups, strict=True)}
+    pairs = zip(table.ids, own, strict=True)
+    return replace(table, groups=tuple(found.get(key, group) for key, group in pairs))
+
+
+def _list_sources(
+    folders: Sequence[Path], out: Path, count: int
+) -> tuple[list[str], tuple[Source, ...]]:
+    """Return a name for each member of a blend, and where it comes from."""
+    if len(folders) == 1 and count > 1:
+        place = _spell_place(folders[0], out)
+        names = list(open_run(folders[0]).members)
+        return names, tuple(Source(place=place, member=name) for name in names)
+    stems = [folder.name if folder.is_dir() else folder.stem for folder in folders]
+    names = [
+        stem if stems.count(stem) == 1 else f"{stem}-{number}"
+        for number, stem in enumerate(stems, start=1)
+    ]
+    return names, tuple(
+        Source(place=_spell_place(folder, out), file=not folder.is_dir()) for folder in folders
+    )
+
+
+def _spell_place(source: Path, out: Path) -> str:
+    """Spell a place from the folder of the blend, so that both can be moved together."""
+    try:
+        return Path(os.path.relpath(source.resolve(), out.resolve())).as_posix()
+    except ValueError:
+        # Another drive.
+        return source.resolve().as_posix()

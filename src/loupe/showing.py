@@ -1,0 +1,180 @@
+"""How rules, comparisons and scores of new rows look on a terminal.
+
+It must not compute anything; it shows what others made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Grid
+
+from loupe.comparing import Comparison
+from loupe.conformal import Coverage
+from loupe.deciding import Decision
+from loupe.grading import Graded
+from loupe.intervals import Difference, Score
+from loupe.terminal import show_scores, spell_number
+from loupe.wagers import Estimate, Threshold
+
+SHARES_NOT = {"log_loss", "brier", "mcc", "cohen_kappa"}
+"""Scores that are not shown in per cent."""
+
+
+def show_decision(console: Console, decision: Decision) -> None:
+    """Print a rule, what its thresholds buy, and its scores beside the flattering ones.
+
+    Args:
+        console: Where to.
+        decision: From `deciding.decide_evidence`.
+    """
+    _show_stamps(console, decision.stamps)
+    for note in decision.notes:
+        console.print(escape(f"· {note}"))
+    what = "groups" if decision.rule.pool else "held-out rows"
+    console.print(f"rule from {decision.rows:,} {what} in {len(decision.parts)} parts")
+    console.print(escape(f"calibration: {decision.calibration.reason}"))
+    if decision.thresholds:
+        console.print(_threshold_grid(decision.thresholds))
+    console.print(_score_grid(decision.scores, decision.in_sample))
+    if decision.coverage:
+        console.print(_coverage_grid(decision.coverage))
+    if decision.reviewed:
+        console.print(f"{decision.reviewed:.1%} of the rows would go to a person")
+    for warning in decision.warnings:
+        console.print(escape(f"! {warning}"), style="yellow")
+
+
+def show_comparison(console: Console, comparison: Comparison) -> None:
+    """Print paired differences, exact tests of the decisions, and the verdict.
+
+    Args:
+        console: Where to.
+        comparison: From `comparing.compare_sheets`.
+    """
+    _show_stamps(console, comparison.stamps)
+    for note in comparison.notes:
+        console.print(escape(f"· {note}"))
+    a, b = comparison.names
+    console.print(escape(f"{a} against {b} on {comparison.rows:,} rows that both held out"))
+    grid = _grid("A minus B", ("metric", "difference", "95 % interval", "p"))
+    for each in comparison.differences:
+        span = f"{_spell(each.metric, each.low, sign=True)} to "
+        span += _spell(each.metric, each.high, sign=True)
+        value = _spell(each.metric, each.value, sign=True)
+        grid.add_row(each.metric, value, span, _spell_p(each))
+    console.print(grid)
+    grid = _grid("rows that one alone has right (McNemar)", ("class", "A", "B", "p"))
+    for test in comparison.mcnemar:
+        name = escape(test.class_name) or "all columns"
+        grid.add_row(name, f"{test.only_a:,}", f"{test.only_b:,}", f"{test.p_value:.3g}")
+    console.print(grid)
+    console.print(escape(comparison.verdict), style="bold")
+
+
+def show_graded(console: Console, graded: Graded) -> None:
+    """Print what a rule is worth on rows that were never trained on.
+
+    Args:
+        console: Where to.
+        graded: From `grading.score`.
+    """
+    for note in graded.notes:
+        console.print(escape(f"· {note}"))
+    show_scores(console, graded.scores, graded.stamps, title="scores on new rows")
+    if graded.confusion is not None:
+        console.print(_confusion_grid(graded))
+    if graded.coverage:
+        console.print(_coverage_grid(graded.coverage))
+    if graded.reviewed:
+        console.print(f"{graded.reviewed:.1%} of the rows would go to a person")
+    if graded.unread:
+        first, reason = graded.unread[0]
+        told = f"! {len(graded.unread)} row(s) have no prediction; {first}: {reason}"
+        console.print(escape(told), style="yellow")
+
+
+def _show_stamps(console: Console, stamps: Sequence[str]) -> None:
+    for stamp in stamps:
+        console.print(escape(f"! {stamp}"), style="bold red")
+
+
+def _grid(title: str, columns: Sequence[str]) -> Grid:
+    grid = Grid(title=title, title_justify="left", box=None, pad_edge=False)
+    for number, name in enumerate(columns):
+        grid.add_column(name, justify="right" if number else "left")
+    return grid
+
+
+def _threshold_grid(thresholds: Sequence[Threshold]) -> Grid:
+    title = "thresholds; precision, recall and F1 cross-fitted, intervals for as many new rows"
+    names = ("class", "goal", "threshold", "stability", "recall", "precision", "F1", "positives")
+    grid = _grid(title, names)
+    for each in thresholds:
+        grid.add_row(
+            escape(each.class_name),
+            each.goal,
+            f"{each.threshold:.3f} ({each.low:.2f}-{each.high:.2f})",
+            f"{each.stability:.0%}",
+            _spell_estimate(each.recall),
+            _spell_estimate(each.precision),
+            _spell_estimate(each.f1),
+            f"{each.positives:,}",
+        )
+    return grid
+
+
+def _score_grid(scores: Sequence[Score], in_sample: Sequence[Score]) -> Grid:
+    flattering = {s.metric: s.value for s in in_sample if not s.class_name}
+    columns = ("metric", "cross-fitted", "95 % interval", "in-sample (flatters)")
+    grid = _grid("scores of the rule", columns)
+    for each in scores:
+        if not each.class_name:
+            span = "-" if math.isnan(each.low) else f"{each.low:.4f} - {each.high:.4f}"
+            other = spell_number(flattering.get(each.metric, math.nan), 4)
+            grid.add_row(each.metric, spell_number(each.value, 4), span, other)
+    return grid
+
+
+def _coverage_grid(coverage: Sequence[Coverage]) -> Grid:
+    grid = _grid("prediction sets", ("class", "answer", "rows", "covered", "95 % interval"))
+    for each in coverage:
+        grid.add_row(
+            escape(each.class_name),
+            each.side,
+            f"{each.n:,}",
+            f"{each.covered:.1%}",
+            f"{each.low:.1%} - {each.high:.1%}",
+        )
+    return grid
+
+
+def _confusion_grid(graded: Graded) -> Grid:
+    names = (
+        graded.classes if len(graded.classes) > 1 else (f"no {graded.classes[0]}", *graded.classes)
+    )
+    grid = _grid("confusion: given class in rows, decided in columns", ("", *map(escape, names)))
+    counts = [] if graded.confusion is None else graded.confusion.astype(int).tolist()
+    for name, row in zip(names, counts, strict=True):
+        grid.add_row(escape(name), *(f"{count:,}" if count else "·" for count in row))
+    return grid
+
+
+def _spell_estimate(estimate: Estimate) -> str:
+    if math.isnan(estimate.value):
+        return "-"
+    return f"{estimate.value:.1%} ({100 * estimate.low:.0f}-{100 * estimate.high:.0f})"
+
+
+def _spell(metric: str, value: float, *, sign: bool) -> str:
+    plus = "+" if sign else ""
+    if metric in SHARES_NOT:
+        return f"{value:{plus}.4f}"
+    return f"{100 * value:{plus}.2f}"
+
+
+def _spell_p(each: Difference) -> str:
+    return "-" if math.isnan(each.p_value) else f"{each.p_value:.3g}"
