@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.measuring import ROOT, describe_machine, read_commit, write_result
 
 from loupe.blending import choose_weights
 from loupe.deciding import decide_evidence
@@ -54,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     fitted = replace(evidence, weights=blend.weights, part_weights=blend.part_weights)
     request = ARGMAX_OR_F1 if args.exclusive else RECALL
     measure("decide", lambda: decide_evidence(fitted, request))
+    # Not before: it loads torch, which decisions do without and which would be counted.
+    from benchmarks.measuring import describe_machine, read_commit, write_result
+
     result = {
         "benchmark": "many-rows",
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -80,7 +82,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--members", type=int, default=10)
     parser.add_argument("--exclusive", action="store_true")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     return parser.parse_args(arguments)
 
 
@@ -134,12 +136,12 @@ def peak_bytes() -> int:
 
 
 def write_page(result: dict[str, Any]) -> str:
-    job = result["job"]
+    job, machine = result["job"], result["machine"]
     kind = "exclusive classes" if job["exclusive"] else "classes that stand alone"
     lines = [
         f"# Decisions on {job['rows']:,} rows x {job['classes']} classes, {job['members']} members",
         "",
-        f"{result['date']}, commit {result['commit']}, {result['machine']}",
+        f"{result['date']}, commit {result['commit']}, {machine['cpu']}, {machine['cores']} cores",
         "",
         f"Input {result['input_bytes'] / 2**30:.2f} GiB (float32 sheets); {kind}; one process.",
         "",
