@@ -152,6 +152,16 @@ def _no_images(folder: Path) -> None:
     (folder / "pictures").mkdir()
 
 
+def _predict_elsewhere(folder: Path, *, of: str = "{row:03}.jpg", odds: float = 0.3) -> None:
+    """Write a table of labels and the probabilities of another tool; no images."""
+    labels, preds = ["image,label"], ["id,fold,ok,stain"]
+    for row in range(40):
+        labels.append(f"{row:03}.jpg,{('ok', 'stain')[row % 2]}")
+        preds.append(f"{of.format(row=row)},{row % 5},{odds},0.7")
+    _write(folder / "labels.csv", *labels)
+    _write(folder / "preds.csv", *preds)
+
+
 def _cut_three(folder: Path) -> None:
     _write_table(folder, 200)
     _write(folder / "mine.yaml", "network: {name: test_resnet, pretrained: false}", ENGINE)
@@ -401,6 +411,41 @@ MISTAKES = (
         where="pictures",
         found=("there are 0 images in this folder",),
         onward="name the folder that holds them",
+    ),
+    Mistake(
+        name="not-held-out",
+        title="Thresholds on rows that the model may have seen",
+        command="loupe decide preds.csv --table labels.csv",
+        prepare=_predict_elsewhere,
+        kind="LeakageError",
+        code=2,
+        where="preds.csv",
+        found=("40 of 40 row(s) were not held out",),
+        expected="rows that their model never saw",
+        onward="--held-out",
+    ),
+    Mistake(
+        name="other-ids",
+        title="Predictions and table name images differently",
+        command="loupe decide preds.csv --table labels.csv --held-out",
+        prepare=functools.partial(_predict_elsewhere, of="crops/{row:03}.jpg"),
+        kind="AlignmentError",
+        code=2,
+        where="preds.csv",
+        found=("crops/000.jpg",),
+        onward="Predict the missing rows",
+    ),
+    Mistake(
+        name="votes",
+        title="Probabilities of exclusive classes do not sum to 1",
+        command="loupe decide preds.csv --table labels.csv --held-out",
+        prepare=functools.partial(_predict_elsewhere, odds=0.9),
+        kind="InputError",
+        code=2,
+        where="preds.csv",
+        found=("40",),
+        expected="sum to 1",
+        onward="apply softmax",
     ),
 )
 """In the order in which a project meets them."""
