@@ -149,7 +149,7 @@ def blend(sources: tuple[Path, ...], out: Path, weights: str | None, **options: 
 @click.command()
 @click.argument("source", metavar="RUN|PREDS", type=click.Path(path_type=Path))
 @evidence_options
-@click.option("--metric", help="f1, f2, f0.5: largest F-score.  [default: f1; argmax if exclusive]")
+@click.option("--metric", help="f1, f2, f0.5: largest F-score.  [default: f1 where it beats 0.5 beyond doubt]")
 @click.option("--recall", type=float, help="Largest threshold that finds this share.")
 @click.option("--precision", type=float, help="Lowest threshold at which this share is right.")
 @click.option("--cost", type=float, help="A miss costs so many false alarms.")

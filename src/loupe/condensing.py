@@ -197,7 +197,7 @@ def _measure_rankings(sheet: Sheet, blocks: Integers, draws: NDArray[np.integer]
     step = max(1, BLOCK // (2 * BINS))
     parts = [weights[start : start + step] for start in range(0, len(draws), step)]
     areas = []
-    for truth, probs in zip(sheet.truth.T, sheet.probs.T, strict=True):
+    for truth, probs in zip(sheet.truth.T, sheet.ranked.T, strict=True):
         counts = _count_bins(truth, probs, blocks, draws.shape[1])
         hits, rows = (count.astype(weights.dtype) for count in counts)
         areas.append(take_areas(_rank_bins(part @ hits, part @ rows) for part in parts))

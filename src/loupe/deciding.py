@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from loupe.calibrating import Choice, choose_calibration, fit_calibration
 from loupe.calibration import Calibration, Kind, calibrate
 from loupe.conformal import Coverage, fit_conformal, measure_coverage, predict_sets
+from loupe.doubts import HALF, LARGEST_F1, beat_half
 from loupe.errors import InputError, shorten
 from loupe.evidence import (
     Evidence,
@@ -32,6 +33,7 @@ from loupe.files import write_json
 from loupe.goals import ARGMAX, Request, choose_pool, read_goals
 from loupe.intervals import Score, score
 from loupe.metrics import to_decisions
+from loupe.reliability import ReliabilityBin, measure_reliability
 from loupe.rules import SCHEMA, Decided, Pool, Rule, apply_rule, pool_rows, rule_to_dict
 from loupe.thresholds import Cut, Goal, find_cuts
 from loupe.wagers import Threshold, describe_thresholds
@@ -52,6 +54,7 @@ class Decision:
         scores: Cross-fitted, with intervals.
         in_sample: The same by the final rule on the rows it was fitted on: what flatters.
         coverage: Cross-fitted, of the prediction sets; () if not asked for.
+        reliability: How far cross-fitted probabilities are kept, by class and bin.
         reviewed: Share of rows that would go to a person, cross-fitted.
         rows: How many were used.
         stamps: What must be said beside every score.
@@ -67,6 +70,7 @@ class Decision:
     scores: tuple[Score, ...]
     in_sample: tuple[Score, ...]
     coverage: tuple[Coverage, ...]
+    reliability: tuple[ReliabilityBin, ...]
     reviewed: float
     rows: int
     stamps: tuple[str, ...] = ()
@@ -79,6 +83,7 @@ class _Fitted:
     rule: Rule
     choice: Choice
     cuts: tuple[Cut, ...]
+    goals: tuple[Goal, ...]
 
 
 def decide_evidence(
@@ -111,9 +116,8 @@ def decide_evidence(
     fitted = [_fit_without(evidence, part, goals, request) for part in range(evidence.part_count)]
     held = _apply_parts(evidence, [part.rule for part in fitted])
     own = apply_rule(final.rule, probs, classes=evidence.classes)
-    thresholds = _describe(
-        evidence, final, fitted, own, held, goals=goals, resamples=resamples, seed=seed
-    )
+    thresholds = _describe(evidence, final, fitted, own, held, resamples=resamples, seed=seed)
+    ranked = held_out_probs(evidence)
     cross = score(
         evidence.targets,
         held.probs,
@@ -122,6 +126,7 @@ def decide_evidence(
         folds=evidence.parts,
         groups=evidence.groups,
         decisions=held.decisions,
+        ranked=ranked,
         resamples=resamples,
         seed=seed,
     )
@@ -131,9 +136,17 @@ def decide_evidence(
         exclusive=evidence.exclusive,
         classes=evidence.classes,
         decisions=own.decisions,
+        ranked=probs,
         resamples=0,
     )
     coverage = _measure_sets(evidence, fitted, held)
+    reliability = measure_reliability(
+        evidence.targets,
+        held.probs,
+        evidence.groups,
+        exclusive=evidence.exclusive,
+        classes=evidence.classes,
+    )
     return Decision(
         rule=final.rule,
         part_rules=tuple(part.rule for part in fitted),
@@ -143,6 +156,7 @@ def decide_evidence(
         scores=cross,
         in_sample=flattering,
         coverage=coverage,
+        reliability=reliability,
         reviewed=float(held.review.mean()),
         rows=len(evidence),
         stamps=evidence.stamps,
@@ -227,6 +241,7 @@ def write_decision(decision: Decision, path: Path, **origin: object) -> None:
         "scores": [asdict(each) for each in decision.scores],
         "in_sample": [asdict(each) for each in decision.in_sample],
         "coverage": [asdict(each) for each in decision.coverage],
+        "reliability": [asdict(each) for each in decision.reliability],
         "reviewed": decision.reviewed,
         "warnings": decision.warnings,
     }
@@ -263,11 +278,13 @@ def _fit(
     choice = _calibrate(targets, probs, evidence.parts[rows], groups, request, exclusive=exclusive)
     calibrated = calibrate(choice.calibration, probs, exclusive=exclusive)
     truth = to_decisions(targets, exclusive=exclusive)
+    parts = evidence.parts[rows]
+    settled = _settle(goals, truth, calibrated, parts, groups, exclusive=exclusive)
     cuts: tuple[Cut, ...] = ()
-    if exclusive and goals[0] is not None:
-        cuts = find_cuts(*_as_accepted(truth, calibrated), [goals[0]])
+    if exclusive and settled:
+        cuts = find_cuts(*_as_accepted(truth, calibrated), settled)
     elif not exclusive:
-        cuts = find_cuts(truth, calibrated, [goal for goal in goals if goal is not None])
+        cuts = find_cuts(truth, calibrated, settled)
     conformal = None
     if request.coverage is not None:
         conformal = fit_conformal(
@@ -285,10 +302,27 @@ def _fit(
         thresholds=() if exclusive else tuple(cut.threshold for cut in cuts),
         reject=cuts[0].threshold if exclusive and cuts else 0.0,
         conformal=conformal,
-        goals=tuple(ARGMAX if goal is None else str(goal) for goal in goals),
+        goals=tuple(map(str, settled)) or (ARGMAX,),
         pool=choose_pool(request.pool, exclusive=exclusive),
     )
-    return _Fitted(rule, choice, cuts)
+    return _Fitted(rule, choice, cuts, settled)
+
+
+def _settle(
+    goals: tuple[Goal | None, ...],
+    truth: Bool,
+    probs: Float32,
+    parts: Rows,
+    groups: Rows,
+    *,
+    exclusive: bool,
+) -> tuple[Goal, ...]:
+    """Decide what is aimed at where the user left it open; () for plain argmax."""
+    if exclusive or None not in goals:
+        return tuple(goal for goal in goals if goal is not None)
+    half = Goal(kind="fixed", value=HALF)
+    chosen = [LARGEST_F1 if beats else half for beats in beat_half(truth, probs, parts, groups)]
+    return tuple(goal or mine for goal, mine in zip(goals, chosen, strict=True))
 
 
 def _calibrate(
@@ -339,12 +373,10 @@ def _describe(
     own: Decided,
     held: Decided,
     *,
-    goals: tuple[Goal | None, ...],
     resamples: int,
     seed: int,
 ) -> tuple[Threshold, ...]:
-    known = [goal for goal in goals if goal is not None]
-    if not known:
+    if not final.goals:
         return ()
     truth = to_decisions(evidence.targets, exclusive=evidence.exclusive)
     sheets = (own.probs, held.probs)
@@ -358,7 +390,7 @@ def _describe(
         evidence.parts,
         [[cut.threshold for cut in part.cuts] for part in fitted],
         final.cuts,
-        known,
+        final.goals,
         evidence.groups,
         classes=classes,
         resamples=resamples,

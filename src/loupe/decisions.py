@@ -63,7 +63,8 @@ def decide(
         goals: One goal for all classes, or class name to goal ("" for the others): "f1",
             "f2", "recall:0.94", "precision:0.9", "cost:10" (a miss costs ten false alarms),
             "fixed:0.3". Exclusive classes: "argmax", "precision:0.99" (reject rows until so
-            many of the others are right), "fixed:0.6". Default: "f1", or "argmax".
+            many of the others are right), "fixed:0.6". Default: "auto" (the largest F1 where
+            it beats a threshold of 0.5 beyond doubt, else 0.5), or "argmax".
         calibration: "auto" (what cross-fitting favours, or none), "none", "temperature",
             "platt" or "isotonic".
         coverage: In (0, 1): send rows to a person whose prediction set at this coverage is

@@ -15,6 +15,7 @@ from loupe.rules import Pool
 from loupe.thresholds import Goal, read_goal
 
 ARGMAX = "argmax"
+AUTO = "auto"
 CALIBRATIONS = ("auto", "none", "temperature", "platt", "isotonic")
 
 
@@ -24,8 +25,10 @@ class Request:
 
     Attributes:
         goals: Class name to goal, as `thresholds.read_goal` reads it; "" is for all other
-            classes. Default: "f1"; for exclusive classes "argmax", where "precision:0.99"
-            rejects rows until 99 % of the others are right, and "fixed:0.6" rejects below it.
+            classes. Default: "auto", the largest F1 where it beats a threshold of 0.5
+            beyond doubt, else 0.5 (`doubts.beat_half`); for exclusive classes "argmax",
+            where "precision:0.99" rejects rows until 99 % of the others are right, and
+            "fixed:0.6" rejects below it.
         calibration: "auto" takes the kind that cross-fitting favours, or none.
         coverage: In (0, 1): rows whose prediction set at this coverage is not one answer go
             to a person. None: no such rule.
@@ -41,7 +44,7 @@ class Request:
 def read_goals(
     request: Request, classes: Sequence[str], *, exclusive: bool
 ) -> tuple[Goal | None, ...]:
-    """Return the goal of each class; of exclusive classes one, None for plain argmax.
+    """Return the goal of each class, None for "auto"; of exclusive classes one, None for argmax.
 
     Args:
         request: Its goals are read.
@@ -63,8 +66,9 @@ def read_goals(
             f"{', '.join(CALIBRATIONS)}{suggest(request.calibration, CALIBRATIONS)}."
         )
     if not exclusive:
-        default = request.goals.get("", "f1")
-        return tuple(read_goal(request.goals.get(name, default)) for name in classes)
+        default = request.goals.get("", AUTO)
+        texts = [request.goals.get(name, default) for name in classes]
+        return tuple(None if text == AUTO else read_goal(text) for text in texts)
     text = request.goals.get("", ARGMAX)
     goal = None if text == ARGMAX else read_goal(text)
     if set(request.goals) - {""} or (goal and goal.kind not in ("precision", "fixed")):

@@ -28,7 +28,7 @@ from loupe.predictions import Predictions, append_quarantined
 from loupe.progress import Reporter, Silent
 from loupe.recipe import Recipe
 from loupe.runs import Member, Run, open_run
-from loupe.seen import find_seen
+from loupe.seen import Bool, find_seen
 from loupe.settings import Draws, HeadStage, Tta
 from loupe.table import Float32, Table
 from loupe.tta import ViewName, first_views
@@ -319,10 +319,17 @@ def predict(
         classes=trained.classes,
         probs=probs,
         exclusive=trained.exclusive,
-        held_out=~find_seen(table, trained),
+        held_out=~_find_known(table, run),
         errors=tuple(errors),
     )
     return append_quarantined(sheet, table)
+
+
+def _find_known(table: Table, run: Run) -> Bool:
+    """(N,) True for images that some network trained on; a blend's are in several runs."""
+    folders = {member.folder.parent for member, _ in run.networks()}
+    known = [find_seen(table, open_run(folder).table()) for folder in folders]
+    return np.asarray(np.logical_or.reduce(known), np.bool_)
 
 
 _Shared = tuple[Classifier, tuple[Classifier, ...]]

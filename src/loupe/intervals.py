@@ -96,6 +96,7 @@ def score(
     groups: Sequence[str] | Integers | None = None,
     thresholds: float | Sequence[float] | Floats | None = None,
     decisions: Bool | None = None,
+    ranked: Floats | None = None,
     resamples: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
@@ -131,6 +132,8 @@ def score(
         decisions: Taken in place of thresholds or argmax. A row of exclusive classes
             may have none, where the rule leaves it undecided: it then counts as wrong,
             and `accepted` and `accuracy_accepted` are scored as well.
+        ranked: What rankings (average precision, areas) sort by, in place of `probs_NC`.
+            Folds that were calibrated each by itself do not share a scale.
         resamples: Number of bootstrap resamples; 0 makes the intervals NaN.
         seed: Of the bootstrap.
         confidence: Of the intervals, in (0, 1).
@@ -153,7 +156,12 @@ def score(
         estimated from survey data" (the effective size).
     """
     sheet = read_sheet(
-        targets_NC, probs_NC, exclusive=exclusive, thresholds=thresholds, decisions=decisions
+        targets_NC,
+        probs_NC,
+        exclusive=exclusive,
+        thresholds=thresholds,
+        decisions=decisions,
+        ranked=ranked,
     )
     _check_lengths(sheet.truth, classes=classes, folds=folds, groups=groups)
     keys = number_groups(range(len(sheet.truth)) if groups is None else groups)

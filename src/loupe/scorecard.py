@@ -89,6 +89,7 @@ class Sheet:
         exclusive: True if the columns of a row sum to 1.
         targets: (N, C) as given.
         probs: (N, C) as given.
+        ranked: (N, C) what rankings sort by: `probs`, or what these were calibrated from.
         truth: (N, C) given labels.
         decided: (N, C) decisions.
         abstains: True if rows of exclusive classes may have no decision.
@@ -97,6 +98,7 @@ class Sheet:
     exclusive: bool
     targets: Floats
     probs: Floats
+    ranked: Floats
     truth: Bool
     decided: Bool
     abstains: bool = False
@@ -121,7 +123,7 @@ class Sheet:
         return tuple(self._sort())
 
     def _sort(self) -> Iterator[Order]:
-        columns = zip(self.truth.T, self.probs.T, strict=True)
+        columns = zip(self.truth.T, self.ranked.T, strict=True)
         return (sort_column(truth, probs) for truth, probs in columns)
 
 
@@ -246,6 +248,7 @@ def read_sheet(
     exclusive: bool,
     thresholds: float | Sequence[float] | Floats | None,
     decisions: Bool | None = None,
+    ranked: Floats | None = None,
 ) -> Sheet:
     """Check a sheet of probabilities, and compute what does not depend on weights.
 
@@ -256,9 +259,10 @@ def read_sheet(
         thresholds: One or one per class, 0.5 if None; only if not exclusive.
         decisions: Taken in place of thresholds and argmax; a row of exclusive classes
             has one True, or none where the rule leaves it undecided.
+        ranked: What rankings sort by; `probs` if None.
 
     Shape:
-        targets, probs, decisions: (N, C). thresholds: () or (C,).
+        targets, probs, decisions, ranked: (N, C). thresholds: () or (C,).
 
     Raises:
         InputError: shapes disagree, values are NaN or outside [0, 1], thresholds were
@@ -288,6 +292,7 @@ def read_sheet(
         exclusive=exclusive,
         targets=targets,
         probs=probs,
+        ranked=probs if ranked is None else ranked,
         truth=to_decisions(targets, exclusive=exclusive),
         decided=decisions,
         abstains=exclusive and not bool(decisions.any(axis=1).all()),
@@ -351,6 +356,7 @@ def find_family(sheet: Sheet, metric: str) -> tuple[Family]:
         exclusive=sheet.exclusive,
         targets=sheet.targets[:1],
         probs=sheet.probs[:1],
+        ranked=sheet.ranked[:1],
         truth=sheet.truth[:1],
         decided=sheet.decided[:1],
         abstains=sheet.abstains,

@@ -66,7 +66,7 @@ MAP: dict[str, list[set[str]]] = {
         },
         {"conformal", "monotone", "sheetchecks", "simplex", "thresholds"},
         {"blending", "calibrating", "resamples", "rules", "sheetroles"},
-        {"goals", "ruling", "sheetfiles", "wagers"},
+        {"doubts", "goals", "ruling", "sheetfiles", "wagers"},
         {"deciding"},
     ],
     "checking and splitting": [
