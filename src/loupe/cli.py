@@ -124,8 +124,6 @@ def check(
     reporter.end()
     write_check(report, out)
     _show_check(report, out)
-    if other is not None:
-        _compare_tables(found, other, comparing, jobs, reporter)
     bad = report.quarantined()
     if quarantine is not None:
         write_quarantine(found, table, quarantine, bad)
@@ -134,6 +132,8 @@ def check(
     elif report.must_fix:
         command = spell_command("check", table, reading)
         click.echo(f"set these rows aside with: {command} --quarantine CLEAN.csv")
+    if other is not None:
+        _compare_tables(found, other, comparing, jobs, reporter)
     sys.exit(1 if report.must_fix and quarantine is None else 0)
 
 

@@ -6,16 +6,17 @@ Exit codes as in `cli`: 1 if something must be looked at. It must not hold logic
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from loupe.errors import InputError
 from loupe.options import (
     choose_reporter,
     evidence_options,
+    group_option,
     part_options,
     read_source,
     read_truth,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="IMAGES|TABLE", type=click.Path(path_type=Path))
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of the images.")
 @click.option("--image-column", help="Column with the image's file name.")
+@click.option("--group-column", help="Column of what a rule by group decides once.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="CSV to write.")
 @click.option("--tta", "views", type=click.IntRange(1, 4), help="Views; default: the recipe's.")
 @click.option(
@@ -66,16 +68,20 @@ def predict(
     """
     import loupe
     from loupe.inference import count_run_views
-    from loupe.ruling import find_rule, rule_predictions, write_review
+    from loupe.ruling import check_ruling, find_rule, rule_predictions, write_review
 
-    reading = {name: writing.pop(name) for name in ("images", "image_column")}
+    reading = {name: writing.pop(name) for name in ("images", "image_column", "group_column")}
     given = {name: writing.pop(name) for name in ("rule", "calibrated", "review")}
     table = read_source(source, {"layout": "images", **reading})
     opened = loupe.open_run(run)
     trained, rule = opened.table(), find_rule(opened.rule_file, given["rule"])
-    form, options = _choose_form(writing)
+    form, options = _choose_form(writing, calibrated=given["calibrated"])
     # Refused now, rather than after hours of prediction.
     _check_writing(out, form, table, trained, options)
+    for note in check_ruling(
+        rule, trained.classes, table, calibrated=given["calibrated"], review=given["review"]
+    ):
+        click.echo(f"! {note}")
     predictions = loupe.predict(run, table, views=views, device=device, reporter=choose_reporter())
     decided = rule_predictions(rule, predictions, table)
     answers = _answer(predictions, decided.decisions, trained)
@@ -121,17 +127,37 @@ def predict(
     type=click.Path(path_type=Path),
     help="Folder of the blend; or a .csv or .parquet of the mean of predictions files.",
 )
-def blend(sources: tuple[Path, ...], out: Path, weights: str | None, **options: Any) -> None:
+@click.pass_context
+def blend(
+    context: click.Context,
+    sources: tuple[Path, ...],
+    out: Path,
+    weights: str | None,
+    **options: Any,
+) -> None:
     """Blend runs or predictions files; weights are fitted on held-out rows.
 
-    The blend is used like a run: predict, decide, score, compare.
+    The blend is used like a run: decide, score, compare, and predict if runs were blended.
     """
     import loupe
+    from loupe.decisions import mix_files
     from loupe.terminal import make_console, show_scores
 
     shares = _read_weights(weights)
+    if shares is not None:
+        _refuse_given(context, ("method", "metric"), "choose(s) weights; leave --weights out.")
     if out.suffix.lower() in {".csv", ".parquet"}:
-        _mix_files(sources, out, shares, options["method"])
+        wanted = [name for name in options if name != "method"]
+        _refuse_given(
+            context, wanted, f"need(s) held-out rows; {out} is only mixed. Name a folder."
+        )
+        if shares is None and options["method"] not in {"auto", "mean"}:
+            raise click.UsageError(
+                f"--method {options['method']} writes a folder; --out names one."
+            )
+        mix_files(sources, out, shares)
+        kind = "the mean" if shares is None else "the weighted mean"
+        click.echo(f"wrote {out}: {kind} of {len(sources)} files")
         return
     truth, options = read_truth(options)
     run = loupe.blend(sources, truth, out=out, weights=shares, **options)
@@ -149,7 +175,7 @@ def blend(sources: tuple[Path, ...], out: Path, weights: str | None, **options: 
 @click.command()
 @click.argument("source", metavar="RUN|PREDS", type=click.Path(path_type=Path))
 @evidence_options
-@click.option("--metric", help="f1, f2, f0.5: largest F-score.  [default: f1 where it beats 0.5 beyond doubt]")
+@click.option("--metric", help="f1, f2, f0.5: largest F-score.  [default: f1 if it beats 0.5]")
 @click.option("--recall", type=float, help="Largest threshold that finds this share.")
 @click.option("--precision", type=float, help="Lowest threshold at which this share is right.")
 @click.option("--cost", type=float, help="A miss costs so many false alarms.")
@@ -170,22 +196,18 @@ def blend(sources: tuple[Path, ...], out: Path, weights: str | None, **options: 
 @click.option(
     "--coverage", type=float, help="Send rows to a person that are not sure at this coverage."
 )
-@click.option(
-    "--by-group",
-    "pool",
-    is_flag=False,
-    flag_value="auto",
-    default="",
-    type=click.Choice(["", "auto", "mean", "max"]),
-    help="One decision for each group (part); auto: max, or mean if classes are exclusive.",
-)
+@group_option
 @click.option("--resamples", default=1000, type=click.IntRange(0), show_default=True)
 @click.option("--seed", default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), help="Default: rule.json in the run.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Default: rule.json in the run, or beside the predictions.",
+)
 def decide(source: Path, out: Path | None, **options: Any) -> None:
     """Choose thresholds on held-out rows, and say what they are worth.
 
-    The rule is written to RUN/rule.json, and predict, score and compare follow it.
+    The rule is written to RUN/rule.json; predict, compare and score of that run follow it.
     """
     import loupe
     from loupe.decisions import place_rule
@@ -205,15 +227,7 @@ def decide(source: Path, out: Path | None, **options: Any) -> None:
 @click.argument("table", type=click.Path(path_type=Path))
 @table_options
 @click.option("--rule", type=click.Path(path_type=Path), help="Default: the run's own.")
-@click.option(
-    "--by-group",
-    "pool",
-    is_flag=False,
-    flag_value="auto",
-    default="",
-    type=click.Choice(["", "auto", "mean", "max"]),
-    help="One decision for each group (part); auto: max, or mean if classes are exclusive.",
-)
+@group_option
 @click.option("--held-out", is_flag=True, help="All rows of PREDS were held out.")
 @click.option(
     "--group",
@@ -282,6 +296,9 @@ def _read_weights(text: str | None) -> tuple[float, ...] | None:
 def _read_goals(options: dict[str, Any]) -> dict[str, str]:
     """Take the goals out of the options: "" for all classes, and those of single ones."""
     given = {name: options.pop(name) for name in ("recall", "precision", "cost", "threshold")}
+    for name in ("recall", "precision"):
+        _refuse_per_cent(name, given[name])
+    _refuse_per_cent("coverage", options["coverage"])
     spelled = [f"{name}:{value}" for name, value in given.items() if value is not None]
     metric = options.pop("metric")
     goals = [text.replace("threshold:", "fixed:") for text in spelled] + (
@@ -303,38 +320,44 @@ def _read_goals(options: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def _mix_files(
-    sources: tuple[Path, ...], out: Path, weights: tuple[float, ...] | None, method: str
-) -> None:
-    """Write the mean of predictions files that have no targets: of new images."""
-    from loupe.predictions import average_sheets
-    from loupe.sheetfiles import align_sheet, read_sheet_file, write_sheet_file
-
-    if weights is None and method not in {"auto", "mean"}:
-        raise InputError(
-            f"--method {method} fits weights on held-out rows, and writes a folder; give --out "
-            "FOLDER and the targets (--table), or --weights to mix files of new images."
+def _refuse_per_cent(name: str, value: float | None) -> None:
+    if value is not None and value > 1:
+        raise click.BadParameter(
+            f"{value:g} is more than 1; expected a share, as {min(value, 100) / 100:g} for "
+            f"{min(value, 100):g} %",
+            param_hint=f"--{name}",
         )
-    sheets = [read_sheet_file(path) for path in sources]
-    aligned = [align_sheet(sheet, sheets[0].ids) for sheet in sheets]
-    write_sheet_file(out, average_sheets(aligned, weights))
-    click.echo(f"wrote {out}: the {'weighted ' if weights else ''}mean of {len(sheets)} files")
+
+
+def _refuse_given(context: click.Context, names: Sequence[str], reason: str) -> None:
+    """Refuse options that would have no effect, if the user typed them."""
+    typed = click.core.ParameterSource.COMMANDLINE
+    spelled = {p.name: p.opts[0] for p in context.command.params}
+    given = [spelled[n] for n in names if context.get_parameter_source(n) is typed]
+    if given:
+        raise click.UsageError(f"{', '.join(given)} {reason}")
 
 
 def _suggest_after(source: Path, out: Path | None) -> None:
     """Say what to do next."""
-    if source.is_dir():
+    from loupe.decisions import has_networks, place_rule
+
+    if has_networks(source):
         rule = "" if out is None else f" --rule {out}"
         click.echo(f"next: loupe predict {source} IMAGES{rule} --out predictions.csv")
         click.echo(f"      loupe score {source} TABLE   (rows never trained on)")
     else:
-        place = out or source.with_suffix(".rule.json")
+        place = out or place_rule(source)
         click.echo(f"next: loupe score NEW_PREDS TABLE --rule {place} --held-out")
 
 
-def _choose_form(writing: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _choose_form(writing: dict[str, Any], *, calibrated: bool) -> tuple[Any, dict[str, Any]]:
     """Part the form from the options of a submission, which imply it."""
     form = writing.pop("form")
+    if calibrated and form == "labels":
+        raise click.UsageError("--calibrated is about probabilities; leave --format labels out.")
+    if calibrated and form is None and not any(writing.values()):
+        form = "probabilities"
     columns = writing["columns"]
     writing["columns"] = tuple(columns.split(",")) if columns else None
     given = [name for name, value in writing.items() if value]

@@ -18,15 +18,18 @@ from numpy.typing import NDArray
 
 from loupe.calibrating import Choice, choose_calibration, fit_calibration
 from loupe.calibration import Calibration, Kind, calibrate
-from loupe.conformal import Coverage, fit_conformal, measure_coverage, predict_sets
+from loupe.conformal import Coverage, fit_conformal
 from loupe.doubts import HALF, LARGEST_F1, beat_half
 from loupe.errors import InputError, shorten
 from loupe.evidence import (
     Evidence,
     Float32,
     Rows,
+    digest_evidence,
+    digest_ids,
     final_probs,
     held_out_probs,
+    number,
     probs_without,
 )
 from loupe.files import write_json
@@ -36,7 +39,8 @@ from loupe.metrics import to_decisions
 from loupe.reliability import ReliabilityBin, measure_reliability
 from loupe.rules import SCHEMA, Decided, Pool, Rule, apply_rule, pool_rows, rule_to_dict
 from loupe.thresholds import Cut, Goal, find_cuts
-from loupe.wagers import Threshold, describe_thresholds
+from loupe.wagers import Threshold
+from loupe.worth import as_accepted, describe_rule, measure_sets
 
 Bool = NDArray[np.bool_]
 
@@ -57,6 +61,8 @@ class Decision:
         reliability: How far cross-fitted probabilities are kept, by class and bin.
         reviewed: Share of rows that would go to a person, cross-fitted.
         rows: How many were used.
+        evidence: Digest of the rows that it was fitted on.
+        ids: Digest of their ids alone.
         stamps: What must be said beside every score.
         warnings: What the user must know.
         notes: What was read and done, for the screen.
@@ -73,9 +79,17 @@ class Decision:
     reliability: tuple[ReliabilityBin, ...]
     reviewed: float
     rows: int
+    evidence: str
+    ids: str
     stamps: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    evidence: str
+    ids: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +121,14 @@ def decide_evidence(
     """
     request = request or Request()
     goals = read_goals(request, evidence.classes, exclusive=evidence.exclusive)
+    given = _Given(digest_evidence(evidence), digest_ids(evidence.ids))
     pool = choose_pool(request.pool, exclusive=evidence.exclusive)
     if pool:
+        if int(evidence.groups.max()) + 1 == len(evidence):
+            raise InputError(
+                "each row is a group of its own, so there is nothing to decide by group. Name the "
+                "column of what belongs together (--group-column), or decide rows."
+            )
         evidence = pool_evidence(evidence, pool)
     probs = final_probs(evidence)
     everything = np.arange(len(evidence))
@@ -116,7 +136,10 @@ def decide_evidence(
     fitted = [_fit_without(evidence, part, goals, request) for part in range(evidence.part_count)]
     held = _apply_parts(evidence, [part.rule for part in fitted])
     own = apply_rule(final.rule, probs, classes=evidence.classes)
-    thresholds = _describe(evidence, final, fitted, own, held, resamples=resamples, seed=seed)
+    part_rules = [part.rule for part in fitted]
+    thresholds = describe_rule(
+        evidence, final.rule, final.cuts, part_rules, held, resamples=resamples, seed=seed
+    )
     ranked = held_out_probs(evidence)
     cross = score(
         evidence.targets,
@@ -139,7 +162,7 @@ def decide_evidence(
         ranked=probs,
         resamples=0,
     )
-    coverage = _measure_sets(evidence, fitted, held)
+    coverage = measure_sets(evidence, part_rules, held)
     reliability = measure_reliability(
         evidence.targets,
         held.probs,
@@ -149,7 +172,7 @@ def decide_evidence(
     )
     return Decision(
         rule=final.rule,
-        part_rules=tuple(part.rule for part in fitted),
+        part_rules=tuple(part_rules),
         parts=evidence.part_names,
         calibration=final.choice,
         thresholds=thresholds,
@@ -159,8 +182,13 @@ def decide_evidence(
         reliability=reliability,
         reviewed=float(held.review.mean()),
         rows=len(evidence),
+        evidence=given.evidence,
+        ids=given.ids,
         stamps=evidence.stamps,
-        warnings=tuple(text for each in thresholds for text in each.warnings),
+        warnings=(
+            *(text for each in thresholds for text in each.warnings),
+            *(() if final.rule.conformal is None else final.rule.conformal.notes),
+        ),
         notes=evidence.notes,
     )
 
@@ -233,7 +261,12 @@ def write_decision(decision: Decision, path: Path, **origin: object) -> None:
         decision: From `decide_evidence`.
         path: `rule.json` as a rule.
         **origin: What it was fitted on, kept for the reader.
+
+    Raises:
+        InputError: there is a folder in the way.
     """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name the file to write, as {path / 'rule.json'}.")
     report = {
         "rows": decision.rows,
         "calibration": asdict(decision.calibration),
@@ -251,6 +284,8 @@ def write_decision(decision: Decision, path: Path, **origin: object) -> None:
         "schema": SCHEMA,
         **rule_to_dict(decision.rule),
         "stamps": decision.stamps,
+        "evidence": decision.evidence,
+        "ids": decision.ids,
         "origin": origin,
         "report": report,
         "parts": {name: rule_to_dict(rule) for name, rule in parts},
@@ -274,15 +309,17 @@ def _fit(
 ) -> _Fitted:
     """Fit everything on some rows; `probs` are those of these rows."""
     exclusive = evidence.exclusive
-    targets, groups = evidence.targets[rows], evidence.groups[rows]
-    choice = _calibrate(targets, probs, evidence.parts[rows], groups, request, exclusive=exclusive)
+    targets, groups, parts = evidence.targets[rows], evidence.groups[rows], evidence.parts[rows]
+    if len(np.unique(parts)) == 1:
+        # What is left of two folds: halved, so that it is fitted as the final rule is.
+        parts = number(groups) % 2
+    choice = _calibrate(targets, probs, parts, groups, request, exclusive=exclusive)
     calibrated = calibrate(choice.calibration, probs, exclusive=exclusive)
     truth = to_decisions(targets, exclusive=exclusive)
-    parts = evidence.parts[rows]
     settled = _settle(goals, truth, calibrated, parts, groups, exclusive=exclusive)
     cuts: tuple[Cut, ...] = ()
     if exclusive and settled:
-        cuts = find_cuts(*_as_accepted(truth, calibrated), settled)
+        cuts = find_cuts(*as_accepted(truth, calibrated), settled)
     elif not exclusive:
         cuts = find_cuts(truth, calibrated, settled)
     conformal = None
@@ -358,63 +395,3 @@ def _apply_parts(evidence: Evidence, rules: Sequence[Rule]) -> Decided:
         made = apply_rule(rule, held[rows], classes=evidence.classes)
         probs[rows], decisions[rows], review[rows] = made.probs, made.decisions, made.review
     return Decided(probs=probs, decisions=decisions, review=review)
-
-
-def _as_accepted(truth: Bool, probs: Float32) -> tuple[Bool, Float32]:
-    """Turn exclusive classes into one column: is the largest probability right?"""
-    top = probs.argmax(axis=1)[:, None]
-    return np.take_along_axis(truth, top, axis=1), np.take_along_axis(probs, top, axis=1)
-
-
-def _describe(
-    evidence: Evidence,
-    final: _Fitted,
-    fitted: Sequence[_Fitted],
-    own: Decided,
-    held: Decided,
-    *,
-    resamples: int,
-    seed: int,
-) -> tuple[Threshold, ...]:
-    if not final.goals:
-        return ()
-    truth = to_decisions(evidence.targets, exclusive=evidence.exclusive)
-    sheets = (own.probs, held.probs)
-    classes: tuple[str, ...] = evidence.classes
-    if evidence.exclusive:
-        truth, top = _as_accepted(truth, held.probs)
-        sheets, classes = (top, top), ("accepted",)
-    return describe_thresholds(
-        truth,
-        *sheets,
-        evidence.parts,
-        [[cut.threshold for cut in part.cuts] for part in fitted],
-        final.cuts,
-        final.goals,
-        evidence.groups,
-        classes=classes,
-        resamples=resamples,
-        seed=seed,
-    )
-
-
-def _measure_sets(
-    evidence: Evidence, fitted: Sequence[_Fitted], held: Decided
-) -> tuple[Coverage, ...]:
-    if fitted[0].rule.conformal is None:
-        return ()
-    shape = held.probs.shape if evidence.exclusive else (*held.probs.shape, 2)
-    sets = np.zeros(shape, np.bool_)
-    for part, each in enumerate(fitted):
-        rows = np.flatnonzero(evidence.parts == part)
-        if each.rule.conformal is not None:
-            sets[rows] = predict_sets(
-                each.rule.conformal, held.probs[rows], exclusive=evidence.exclusive
-            )
-    return measure_coverage(
-        sets,
-        evidence.targets,
-        evidence.groups,
-        exclusive=evidence.exclusive,
-        classes=evidence.classes,
-    )

@@ -24,14 +24,17 @@ from loupe.deciding import (
     decide_evidence,
     write_decision,
 )
-from loupe.errors import AlignmentError, shorten
-from loupe.evidence import Evidence, held_out_probs
-from loupe.goals import Request
-from loupe.heldout import gather_evidence
-from loupe.rules import Decided, apply_rule, plain_rule, read_part_rules
+from loupe.errors import AlignmentError, InputError, shorten
+from loupe.evidence import Evidence, digest_evidence, held_out_probs
+from loupe.goals import ARGMAX, AUTO, Request
+from loupe.heldout import gather_evidence, open_source
+from loupe.predictions import average_sheets
+from loupe.rules import Decided, Rule, apply_rule, load_rule_file, plain_rule, read_part_rules
 from loupe.runs import Run, create_blend, open_run
 from loupe.scoring import finish_blend
+from loupe.sheetfiles import align_sheet, read_sheet_file, write_sheet_file
 from loupe.table import Table
+from loupe.thresholds import read_goal
 
 PathLike = str | Path
 
@@ -84,10 +87,13 @@ def decide(
         LeakageError: rows were not held out, or groups or labels leak across folds.
         InputError: a goal does not suit, or predictions cannot be used.
     """
+    wanted = {"": goals} if isinstance(goals, str) else dict(goals)
+    for text in wanted.values():
+        if text and text not in (ARGMAX, AUTO):
+            read_goal(text)  # refused now, rather than after copies were looked for
     evidence = gather_evidence(
         [_folder(source)], table, held_out=held_out, allow_leak=allow_leak, group=group
     )
-    wanted = {"": goals} if isinstance(goals, str) else dict(goals)
     request = Request(
         goals={name: goal for name, goal in wanted.items() if goal},
         calibration=calibration,
@@ -96,8 +102,16 @@ def decide(
     )
     decision = decide_evidence(evidence, request, resamples=resamples, seed=seed)
     path = place_rule(_folder(source)) if out is None else Path(out)
-    write_decision(decision, path, source=str(_folder(source)))
-    return decision
+    write_decision(decision, path, source=str(_folder(source).absolute()))
+    run = open_source(_folder(source))
+    if run is None or len(run.folds) < 2 or not has_networks(run.folder):
+        return decision
+    steadier = (
+        f"new images get the mean of {len(run.folds)} folds, these rows had one fold each: the "
+        "mean is steadier, so recall and precision move a little; 'loupe score' on labelled new "
+        "rows tells"
+    )
+    return replace(decision, notes=(*decision.notes, steadier))
 
 
 def blend(
@@ -138,6 +152,7 @@ def blend(
         InputError: weights, method or metric are not valid.
     """
     folders = [_folder(source) for source in sources]
+    _refuse_itself(Path(out), folders)
     evidence = gather_evidence(
         folders, table, held_out=held_out, allow_leak=allow_leak, group=group, split=True
     )
@@ -163,13 +178,13 @@ def compare(
 ) -> Comparison:
     """Compare two runs or predictions files on the rows that both held out.
 
-    Each is decided by its own rule, cross-fitted, where it has one for single rows, else
-    plainly.
+    Each is decided by its own rule, cross-fitted, where both have one for the same goals
+    that was fitted on these very rows; else both plainly. The notes say which.
 
     Args:
         a: A run, a blend or a predictions file.
         b: Another.
-        table: The targets; needed if both are files.
+        table: The targets; needed if both are files, else those of a run serve both.
         metric: The overall score that decides; "" for accuracy, or average precision where
             classes stand alone.
         held_out: All rows of predictions files were held out, though they do not say so.
@@ -183,12 +198,20 @@ def compare(
         LeakageError: rows were not held out.
     """
     places = (_folder(a), _folder(b))
+    runs = [open_source(place) for place in places]
+    truth = table or next((run.table() for run in runs if run is not None), None)
     first, second = (
-        gather_evidence([place], table, held_out=held_out, allow_leak=allow_leak, group=group)
-        for place in places
+        gather_evidence(
+            [place],
+            truth if run is None else table,
+            held_out=held_out,
+            allow_leak=allow_leak,
+            group=group,
+        )
+        for place, run in zip(places, runs, strict=True)
     )
     mine, theirs = _share_rows(first, second, places)
-    answers = [_decide_held_out(e, p) for e, p in zip((first, second), places, strict=True)]
+    answers, ways = _decide_both((first, second), places)
     comparison = compare_sheets(
         first.targets[mine],
         answers[0].probs[mine],
@@ -207,8 +230,54 @@ def compare(
         comparison,
         stamps=tuple(dict.fromkeys((*first.stamps, *second.stamps))),
         notes=tuple(dict.fromkeys((*first.notes, *second.notes)))
-        + _note_unshared(places, (first, second), len(mine)),
+        + _note_unshared(places, (first, second), len(mine))
+        + ways,
     )
+
+
+def mix_files(sources: Sequence[PathLike], out: PathLike, weights: Sequence[float] | None) -> None:
+    """Write the mean of predictions files that have no targets: of new images.
+
+    Args:
+        sources: Predictions files of the same ids, in any order.
+        out: A CSV or Parquet file.
+        weights: One for each file, summing to 1; equal if None.
+
+    Raises:
+        AlignmentError: the files have other ids or classes.
+        InputError: weights are not valid, or `out` is one of the files.
+    """
+    _refuse_itself(Path(out), [Path(source) for source in sources])
+    if weights is not None and (
+        len(weights) != len(sources) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6
+    ):
+        raise InputError(
+            f"weights are {shorten(weights)}; expected {len(sources)} number(s), none below 0, "
+            "summing to 1: one for each file."
+        )
+    sheets = [read_sheet_file(Path(source)) for source in sources]
+    first = sheets[0]
+    for place, sheet in zip(sources, sheets, strict=True):
+        # Both ways: a shorter first file must not make the answer shorter.
+        align_sheet(first, sheet.ids)
+        odd = set(sheet.classes) ^ set(first.classes)
+        if odd:
+            raise AlignmentError(
+                f"{place} and {sources[0]} differ in the classes {shorten(sorted(odd))}; expected "
+                "the same in every file."
+            )
+    aligned = [align_sheet(sheet, first.ids) for sheet in sheets]
+    write_sheet_file(Path(out), average_sheets(aligned, weights))
+
+
+def has_networks(source: Path) -> bool:
+    """Tell whether images can be predicted by what the user named.
+
+    Args:
+        source: A run, a blend or a predictions file.
+    """
+    run = open_source(source)
+    return run is not None and not (run.blend and any(each.file for each in run.blend.sources))
 
 
 def place_rule(source: Path) -> Path:
@@ -225,17 +294,61 @@ def _folder(source: PathLike | Run) -> Path:
     return source.folder if isinstance(source, Run) else Path(source)
 
 
-def _decide_held_out(evidence: Evidence, source: Path) -> Decided:
-    """Decide by the stored rules of each part, or plainly where there are none."""
+def _decide_both(
+    pair: tuple[Evidence, Evidence], places: tuple[Path, Path]
+) -> tuple[list[Decided], tuple[str, ...]]:
+    """Decide both sides by their own rules, cross-fitted, or both plainly; and say how.
+
+    Rules for different ends (a recall here, few false alarms there; rejected rows) would
+    compare what was asked for, not what is known.
+    """
+    found = [_find_part_rules(e, place) for e, place in zip(pair, places, strict=True)]
+    goals = [tuple(rules[0].goals) if rules else () for rules, _ in found]
+    if all(goals) and goals[0] == goals[1]:
+        ends = shorten(sorted(set(goals[0])), 4)
+        told = f"both are decided by their own rules, cross-fitted: {ends}"
+        both = zip(pair, found, strict=True)
+        return [apply_part_rules(evidence, rules) for evidence, (rules, _) in both], (told,)
+    plain = "argmax" if pair[0].exclusive else "p >= 0.5"
+    reasons = [reason for _, reason in found if reason] or ["their rules have other goals"]
+    decided = [
+        apply_rule(
+            plain_rule(evidence.classes, exclusive=evidence.exclusive),
+            held_out_probs(evidence),
+            classes=evidence.classes,
+        )
+        for evidence in pair
+    ]
+    return decided, (f"both are decided plainly ({plain}): {'; '.join(reasons)}",)
+
+
+def _find_part_rules(evidence: Evidence, source: Path) -> tuple[list[Rule], str]:
+    """Return the rule of each part, or none and the reason why."""
     path = place_rule(source)
-    if path.is_file():
-        rules = read_part_rules(path)
-        # A rule for whole groups says nothing of their rows.
-        pooled = any(rule.pool for rule in rules.values())
-        if not pooled and set(rules) == set(evidence.part_names):
-            return apply_part_rules(evidence, [rules[name] for name in evidence.part_names])
-    rule = plain_rule(evidence.classes, exclusive=evidence.exclusive)
-    return apply_rule(rule, held_out_probs(evidence), classes=evidence.classes)
+    if not path.is_file():
+        return [], f"{source} has no rule"
+    rules = read_part_rules(path)
+    if any(rule.pool for rule in rules.values()):
+        return [], f"the rule of {source} is for groups"
+    if load_rule_file(path).get("evidence") != digest_evidence(evidence):
+        return [], f"the rule of {source} was fitted on other rows, folds or probabilities"
+    return [rules[name] for name in evidence.part_names], ""
+
+
+def _refuse_itself(out: Path, sources: Sequence[Path]) -> None:
+    """Refuse to write a blend over what it is made from."""
+    places = {source.resolve() for source in sources}
+    waiting = [source for source in sources if source.is_dir()]
+    while waiting:
+        place = waiting.pop()
+        blended = open_run(place).blend
+        for each in () if blended is None else blended.sources:
+            inner = (place / each.place).resolve()
+            if inner not in places and inner.is_dir():
+                waiting.append(inner)
+            places.add(inner)
+    if out.resolve() in places:
+        raise InputError(f"{out} is one of the things to blend; choose another --out.")
 
 
 def _note_unshared(

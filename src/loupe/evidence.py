@@ -8,6 +8,7 @@ Shapes: M members, N rows, C classes, K parts.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -186,6 +187,29 @@ def probs_without(evidence: Evidence, part: int) -> tuple[Rows, Float32]:
     known = evidence.part_weights
     weights = evidence.weights if known is None else known[part]
     return rows, mix(evidence.members, weights, rows)
+
+
+def digest_evidence(evidence: Evidence) -> str:
+    """Return 16 hex digits that change with the rows, their parts, targets or probabilities.
+
+    Args:
+        evidence: What a rule is fitted on.
+    """
+    hasher = hashlib.blake2b("\n".join(evidence.ids).encode(), digest_size=8)
+    hasher.update(repr((evidence.classes, evidence.part_names)).encode())
+    for array in (evidence.parts, evidence.groups, evidence.targets, held_out_probs(evidence)):
+        hasher.update(np.ascontiguousarray(array).data)
+    return hasher.hexdigest()
+
+
+def digest_ids(ids: Sequence[str]) -> str:
+    """Return 16 hex digits of a set of ids, in whatever order.
+
+    Examples:
+        >>> digest_ids(["a", "b"]) == digest_ids(["b", "a"]) != digest_ids(["a"])
+        True
+    """
+    return hashlib.blake2b("\n".join(sorted(ids)).encode(), digest_size=8).hexdigest()
 
 
 def number(names: Sequence[object] | NDArray[np.generic]) -> Rows:

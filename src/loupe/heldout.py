@@ -86,7 +86,7 @@ def gather_evidence(
         RunError: a folder is no finished run.
     """
     places = [Path(source) for source in sources]
-    runs = [open_run(place) if place.is_dir() else None for place in places]
+    runs = [open_source(place) for place in places]
     truth = _choose_truth(table, places, runs)
     found = [
         _read_source(place, run, truth, held_out=held_out, split=split and len(places) == 1)
@@ -117,6 +117,21 @@ def gather_evidence(
     )
     blend = runs[0].blend if len(runs) == 1 and runs[0] is not None else None
     return evidence if blend is None else _weigh(evidence, blend)
+
+
+def open_source(place: Path) -> Run | None:
+    """Open a run folder; None stands for a predictions file.
+
+    Args:
+        place: What the user named.
+
+    Raises:
+        InputError: there is nothing.
+        RunError: the folder is no run.
+    """
+    if not place.exists():
+        raise InputError(f"{place} does not exist; name a run folder or a predictions file.")
+    return open_run(place) if place.is_dir() else None
 
 
 def _choose_truth(table: Table | None, places: Sequence[Path], runs: Sequence[Run | None]) -> Table:

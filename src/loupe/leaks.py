@@ -75,9 +75,9 @@ def check_held_out(
     if len(rows) == len(sheet) and (folds is None or (folds != ALWAYS_TRAINED).any()):
         raise LeakageError(
             f"{found}, as far as the file tells: {told}. Decisions rest on rows that their model "
-            "never saw. If that is so for all rows, say --held-out, or add a column 'held_out' "
-            "with true and false; say --allow-leak to go on with others, and every score is "
-            "stamped."
+            "never saw. If that is so for all rows and the file has no column 'held_out', say "
+            "--held-out; else correct that column (true, false). Say --allow-leak to go on with "
+            "others, and every score is stamped."
         )
     raise LeakageError(
         f"{found}: {told}. They are marked so in a column 'held_out', or have fold -1 (always "

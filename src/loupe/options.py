@@ -58,6 +58,19 @@ _EVIDENCE = (
 )
 
 
+def group_option(command: Command) -> Command:
+    """Add the option that decides groups once."""
+    return click.option(
+        "--by-group",
+        "pool",
+        is_flag=False,
+        flag_value="auto",
+        default="",
+        type=click.Choice(["", "auto", "mean", "max"]),
+        help="One decision for each group; auto: max, or mean if classes are exclusive.",
+    )(command)
+
+
 def table_options(command: Command) -> Command:
     """Add the options that say how a table is read."""
     return functools.reduce(lambda made, option: option(made), reversed(_READING), command)

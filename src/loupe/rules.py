@@ -20,7 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loupe.calibration import Calibration, calibrate, calibration_to_dict, read_calibration
-from loupe.conformal import Conformal, conformal_to_dict, needs_review, read_conformal
+from loupe.conformal import (
+    Conformal,
+    conformal_to_dict,
+    needs_review,
+    predict_sets,
+    read_conformal,
+)
 from loupe.errors import AlignmentError, InputError, shorten
 
 Bool = NDArray[np.bool_]
@@ -280,8 +286,19 @@ def _decide(rule: Rule, sheet: Float32) -> Decided:
         decisions = np.asarray(probs >= np.asarray(rule.thresholds, np.float32))
         review = lost
     if rule.conformal is not None:
-        review = review | needs_review(rule.conformal, probs, exclusive=rule.exclusive)
+        review = review | _find_doubtful(rule.conformal, probs, decisions, exclusive=rule.exclusive)
     return Decided(probs=probs, decisions=np.asarray(decisions, np.bool_), review=review)
+
+
+def _find_doubtful(
+    conformal: Conformal, probs: Float32, decisions: Bool, *, exclusive: bool
+) -> Bool:
+    """(N,) True where the prediction set is not one answer, or not the one decided."""
+    sets = predict_sets(conformal, probs, exclusive=exclusive)
+    agrees = sets if exclusive else np.where(decisions, sets[..., 1], sets[..., 0])
+    outside = (decisions & ~agrees).any(axis=1) if exclusive else ~agrees.all(axis=1)
+    unsure = needs_review(conformal, probs, exclusive=exclusive)
+    return np.asarray(unsure | outside, np.bool_)
 
 
 def _match_classes(rule: Rule, classes: Sequence[str]) -> tuple[list[int] | None, list[int] | None]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from loupe.errors import InputError
 from loupe.evidence import number
 from loupe.files import write_text
 from loupe.predictions import Predictions
@@ -33,6 +35,48 @@ def find_rule(stored: Path, given: Path | None = None) -> Rule | None:
     if given is not None:
         return read_rule(given)
     return read_rule(stored) if stored.is_file() else None
+
+
+def check_ruling(
+    rule: Rule | None,
+    classes: Sequence[str],
+    table: Table,
+    *,
+    calibrated: bool = False,
+    review: Path | None = None,
+) -> tuple[str, ...]:
+    """Find out before predicting whether a rule can be followed.
+
+    Args:
+        rule: From `find_rule`.
+        classes: (C,) names that will be predicted.
+        table: The images; it needs groups if the rule decides groups.
+        calibrated: Probabilities after calibration are wanted.
+        review: Where the review list is to go.
+
+    Returns:
+        What the user must know.
+
+    Raises:
+        AlignmentError: the rule is for other classes.
+        InputError: there is no rule to calibrate by, no groups, or a folder in the way.
+    """
+    if review is not None and review.is_dir():
+        raise InputError(f"{review} is a folder; --review names the CSV to write.")
+    if rule is None:
+        if calibrated:
+            raise InputError("there is no rule to calibrate by; 'loupe decide' fits one.")
+        return ()
+    apply_rule(rule, np.full((1, len(classes)), 0.5, np.float32), classes=classes)
+    if rule.pool and table.groups is None:
+        raise InputError(
+            "the rule decides each group once, and the images have no groups; name their column "
+            "(--group-column), or fit a rule for rows: loupe decide RUN."
+        )
+    unsure = rule.conformal is None and not rule.reject
+    if review is not None and unsure:
+        return ("the rule has no --coverage: only unreadable images come to review",)
+    return ()
 
 
 def rule_predictions(

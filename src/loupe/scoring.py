@@ -192,6 +192,15 @@ def write_instructions(run: Run, table: Table) -> str:
         run: The run.
         table: What it was trained on.
     """
+    if run.blend is not None and any(source.file for source in run.blend.sources):
+        return (
+            "blend new predictions: loupe blend NEW_A NEW_B --weights "
+            f"{','.join(f'{weight:.6g}' for weight in run.blend.weights)} --out new.csv\n"
+            f"choose thresholds:     loupe decide {run.folder} "
+            f"{'--precision 0.99' if table.exclusive else '--recall 0.95'}\n"
+            f"score new predictions: loupe score new.csv TABLE --rule {run.rule_file} --held-out\n"
+            f"scores:                {run.scores_file}\n"
+        )
     # A classifier cannot fill a column of masks.
     own_form = table.layout.name != "memory" and not table.layout.name.startswith("rle")
     goal = "--precision 0.99" if table.exclusive else "--recall 0.95"

@@ -20,7 +20,7 @@ from loupe.intervals import Difference, Score
 from loupe.terminal import show_scores, spell_number
 from loupe.wagers import Estimate, Threshold
 
-SHARES_NOT = {"log_loss", "brier", "mcc", "cohen_kappa"}
+_NO_SHARES = {"log_loss", "brier", "mcc", "cohen_kappa"}
 """Scores that are not shown in per cent."""
 
 
@@ -35,11 +35,12 @@ def show_decision(console: Console, decision: Decision) -> None:
     for note in decision.notes:
         console.print(escape(f"· {note}"))
     what = "groups" if decision.rule.pool else "held-out rows"
-    console.print(f"rule from {decision.rows:,} {what} in {len(decision.parts)} parts")
+    console.print(f"rule from {decision.rows:,} {what} in {len(decision.parts)} folds")
     console.print(escape(f"calibration: {decision.calibration.reason}"))
     if decision.thresholds:
         console.print(_threshold_grid(decision.thresholds))
-    console.print(_score_grid(decision.scores, decision.in_sample))
+    flatters = "" if decision.rule.reject else " (flatters)"
+    console.print(_score_grid(decision.scores, decision.in_sample, f"in-sample{flatters}"))
     if decision.coverage:
         console.print(_coverage_grid(decision.coverage))
     if decision.reviewed:
@@ -117,7 +118,7 @@ def _threshold_grid(thresholds: Sequence[Threshold]) -> Grid:
         grid.add_row(
             escape(each.class_name),
             each.goal,
-            f"{each.threshold:.3f} ({each.low:.2f}-{each.high:.2f})",
+            _spell_threshold(each),
             f"{each.stability:.0%}",
             _spell_estimate(each.recall),
             _spell_estimate(each.precision),
@@ -127,9 +128,9 @@ def _threshold_grid(thresholds: Sequence[Threshold]) -> Grid:
     return grid
 
 
-def _score_grid(scores: Sequence[Score], in_sample: Sequence[Score]) -> Grid:
+def _score_grid(scores: Sequence[Score], in_sample: Sequence[Score], told: str) -> Grid:
     flattering = {s.metric: s.value for s in in_sample if not s.class_name}
-    columns = ("metric", "cross-fitted", "95 % interval", "in-sample (flatters)")
+    columns = ("metric", "cross-fitted", "95 % interval", told)
     grid = _grid("scores of the rule", columns)
     for each in scores:
         if not each.class_name:
@@ -163,15 +164,23 @@ def _confusion_grid(graded: Graded) -> Grid:
     return grid
 
 
+def _spell_threshold(each: Threshold) -> str:
+    if math.isnan(each.low):
+        return f"{each.threshold:.3f}"
+    return f"{each.threshold:.3f} ({each.low:.2f}-{each.high:.2f})"
+
+
 def _spell_estimate(estimate: Estimate) -> str:
     if math.isnan(estimate.value):
         return "-"
+    if math.isnan(estimate.low):
+        return f"{estimate.value:.1%}"
     return f"{estimate.value:.1%} ({100 * estimate.low:.0f}-{100 * estimate.high:.0f})"
 
 
 def _spell(metric: str, value: float, *, sign: bool) -> str:
     plus = "+" if sign else ""
-    if metric in SHARES_NOT:
+    if metric in _NO_SHARES:
         return f"{value:{plus}.4f}"
     return f"{100 * value:{plus}.2f}"
 

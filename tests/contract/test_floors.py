@@ -67,6 +67,7 @@ MAP: dict[str, list[set[str]]] = {
         {"conformal", "monotone", "sheetchecks", "simplex", "thresholds"},
         {"blending", "calibrating", "resamples", "rules", "sheetroles"},
         {"doubts", "goals", "ruling", "sheetfiles", "wagers"},
+        {"worth"},
         {"deciding"},
     ],
     "checking and splitting": [

@@ -155,7 +155,7 @@ def test_a_blend_is_used_like_a_run(files, tmp_path, monkeypatch, capsys):
     assert (blend.weights, blend.by_fold, blend.method) == ((0.8, 0.2), None, "fixed")
     assert run_main(monkeypatch, "decide", out, "--recall", 0.9, "--by-group") == 0
     assert read_rule(out / "rule.json").pool == "max"
-    assert "groups in 5 parts" in capsys.readouterr().out
+    assert "groups in 5 folds" in capsys.readouterr().out
     assert run_main(monkeypatch, "compare", out, files / "a.csv", *common) == 0
     assert "no evidence of a difference" in capsys.readouterr().out
     assert run_main(monkeypatch, "predict", out, files, "--out", tmp_path / "p.csv") == 2
@@ -190,6 +190,75 @@ def test_files_of_new_images_are_mixed_by_id(files, tmp_path, monkeypatch):
         expected = 0.8 * float(a[key][2]) + 0.2 * float(b[key][2])
         assert float(row[-2]) == pytest.approx(expected, abs=1e-6)
     assert run_main(monkeypatch, "blend", *both, "--method", "greedy", "--out", out) == 2
+
+
+def test_a_blend_does_not_eat_its_sources(files, tmp_path, monkeypatch, capsys):
+    both = [files / "a.csv", files / "b.csv"]
+    before = both[0].read_bytes()
+    assert run_main(monkeypatch, "blend", *both, "--out", both[0]) == 2
+    assert both[0].read_bytes() == before
+    common = ("--table", files / "labels.csv", "--held-out", "--method", "mean")
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run_main(monkeypatch, "blend", *both, *common, "--out", first) == 0
+    assert run_main(monkeypatch, "blend", first, both[0], *common, "--out", second) == 0
+    capsys.readouterr()
+    assert run_main(monkeypatch, "blend", second, both[1], *common, "--out", first) == 2
+    assert "one of the things to blend" in capsys.readouterr().err
+
+
+def test_files_with_other_rows_are_not_mixed(files, tmp_path, monkeypatch, capsys):
+    lines = (files / "a.csv").read_text().splitlines()
+    (tmp_path / "short.csv").write_text("\n".join(lines[:200]))
+    for pair in (
+        (tmp_path / "short.csv", files / "b.csv"),
+        (files / "b.csv", tmp_path / "short.csv"),
+    ):
+        assert run_main(monkeypatch, "blend", *pair, "--out", tmp_path / "m.csv") == 2
+        assert "41" in capsys.readouterr().err
+    assert not (tmp_path / "m.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (("blend", "a.csv", "b.csv", "--table", "labels.csv", "--out", "m.csv"), "--table"),
+        (
+            ("blend", "a.csv", "b.csv", "--weights", "1,0", "--method", "mean", "--out", "m"),
+            "--method",
+        ),
+        (("decide", "runs/tilez"), "does not exist"),
+        (("compare", "nope", "a.csv"), "does not exist"),
+        (("decide", "a.csv", "--recall", "95"), "0.95"),
+        (("decide", "a.csv", "--coverage", "90"), "0.9"),
+    ],
+)
+def test_what_would_be_ignored_or_misread_is_refused(files, monkeypatch, capsys, command, told):
+    monkeypatch.chdir(files)
+    assert run_main(monkeypatch, *command) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_equal_predictions_are_equal_whatever_one_was_asked_for(
+    files, tmp_path, monkeypatch, capsys
+):
+    """A rule for another goal, or of other folds, does not decide a comparison."""
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_bytes((files / "a.csv").read_bytes())
+    common = ("--table", files / "labels.csv", "--held-out")
+    a, b = tmp_path / "a.csv", tmp_path / "b.csv"
+    assert run_main(monkeypatch, "decide", a, *common, "--recall", 0.99) == 0
+    capsys.readouterr()
+    assert run_main(monkeypatch, "compare", a, b, *common) == 0
+    shown = capsys.readouterr().out
+    assert "both are decided plainly (p >= 0.5)" in shown
+    assert "all columns  0  0" in shown
+    assert run_main(monkeypatch, "decide", b, *common, "--recall", 0.99) == 0
+    assert run_main(monkeypatch, "compare", a, b, *common) == 0
+    assert "by their own rules, cross-fitted: recall:0.99" in capsys.readouterr().out
+    moved = [[r[0], str((int(r[1]) + n) % 5), *r[2:]] for n, r in enumerate(rows_of(b)[1:])]
+    write_rows(b, ["id", "fold", *CLASSES], moved)
+    assert run_main(monkeypatch, "compare", a, b, *common, "--allow-leak") == 0
+    assert "was fitted on other rows, folds or probabilities" in capsys.readouterr().out
 
 
 def test_new_rows_are_scored_by_a_stored_rule(files, tmp_path, monkeypatch, capsys):

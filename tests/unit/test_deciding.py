@@ -10,7 +10,7 @@ import pytest
 from benchmarks.null_labels import summarise, try_exclusive, try_standing
 from numpy.testing import assert_allclose
 
-from loupe.calibration import calibrate
+from loupe.calibration import Calibration, calibrate
 from loupe.deciding import apply_part_rules, decide_evidence, pool_evidence, write_decision
 from loupe.errors import InputError
 from loupe.evidence import Evidence, make_evidence, mix
@@ -20,6 +20,7 @@ from loupe.metrics import to_decisions
 from loupe.rules import apply_rule, read_part_rules, read_rule
 from loupe.testing import make_predictions
 from loupe.thresholds import find_cuts, read_goal
+from loupe.worth import rescale
 
 
 def make(
@@ -96,6 +97,31 @@ def test_known_miscalibration_is_undone() -> None:
     assert find(made.scores, "log_loss").value < find(plain, "log_loss").value - 0.02
 
 
+def test_what_is_left_of_two_folds_is_fitted_as_the_whole_is() -> None:
+    evidence = make(600, 2)
+    halves = replace(evidence, parts=evidence.groups % 2, part_names=("0", "1"))
+    squared = replace(halves, members=((halves.members[0] ** 3).astype(np.float32),))
+    made = decide_evidence(squared, resamples=20)
+    kinds = {rule.calibration.kind for rule in (made.rule, *made.part_rules)}
+    assert "none" not in kinds
+
+
+def test_thresholds_of_other_calibrations_are_measured_on_one_scale() -> None:
+    evidence = make(400, 2)
+    made = decide_evidence(evidence, Request(goals={"": "recall:0.9"}, calibration="none"))
+    platt = Calibration(kind="platt", slopes=(0.5, 2.0), intercepts=(-1.0, 1.0))
+    ordered = np.sort(evidence.members[0], axis=0)
+    rows = [150, 250]
+    mapped = calibrate(platt, ordered, exclusive=False)
+    part = replace(
+        made.rule,
+        calibration=platt,
+        thresholds=tuple(float(mapped[r, c]) for c, r in enumerate(rows)),
+    )
+    (found,) = rescale(made.rule, [part], evidence.members[0])
+    assert_allclose(found, [ordered[r, c] for c, r in enumerate(rows)])
+
+
 def test_exclusive_rows_are_rejected_until_the_others_are_right() -> None:
     evidence = make(2000, 3, exclusive=True)
     made = decide_evidence(evidence, Request(goals={"": "precision:0.9"}))
@@ -122,6 +148,11 @@ def test_coverage_is_kept_on_rows_that_chose_nothing() -> None:
     ]
     assert all(c.low <= 0.93 and c.high >= 0.9 for c in made.coverage)
     assert 0 < made.reviewed < 1
+
+
+def test_rows_without_groups_cannot_be_decided_by_group() -> None:
+    with pytest.raises(InputError, match="nothing to decide by group"):
+        decide_evidence(make(60, 1), Request(pool="max"))
 
 
 def test_a_group_becomes_one_row() -> None:

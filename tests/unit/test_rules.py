@@ -11,6 +11,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from loupe.calibration import Calibration, calibrate
+from loupe.conformal import Conformal
 from loupe.errors import AlignmentError, InputError
 from loupe.rules import (
     SCHEMA,
@@ -67,6 +68,15 @@ def test_calibration_comes_first() -> None:
     decided = apply_rule(replace(TWO, calibration=scale), probs, classes=("a", "b"))
     assert_allclose(decided.probs, calibrate(scale, probs, exclusive=False))
     assert decided.decisions.tolist() == [[False, True]]
+
+
+def test_a_decision_outside_its_prediction_set_goes_to_a_person() -> None:
+    # The set of the first row is {absent} alone, and yet the low threshold decides present.
+    sure = Conformal(coverage=0.9, present=(0.3,), absent=(0.5,))
+    rule = Rule(classes=("a",), exclusive=False, thresholds=(0.2,), conformal=sure)
+    decided = apply_rule(rule, np.float32([[0.4], [0.9], [0.1]]), classes=("a",))
+    assert decided.decisions[:, 0].tolist() == [True, True, False]
+    assert decided.review.tolist() == [True, False, False]
 
 
 def test_a_group_is_decided_once() -> None:
