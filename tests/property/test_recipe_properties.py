@@ -107,7 +107,9 @@ def test_an_override_changes_one_field_alone(values, rate):
 @given(recipes)
 def test_what_is_watched_is_what_controls(values):
     recipe = Recipe.model_validate(values)
-    schedules = [stage.schedule for stage in recipe.stages] + [recipe.schedule]
+    # The recipe's own schedule is that of the stages which have none and train by epochs.
+    trained = [stage for stage in recipe.stages if stage.epochs is not None]
+    schedules = [stage.schedule or recipe.schedule for stage in trained]
     plateaus = {schedule.metric for schedule in schedules if hasattr(schedule, "patience")}
     wanted = plateaus | ({recipe.checkpoint.metric} if recipe.checkpoint else set())
     assert set(recipe.watched_metrics) == wanted
