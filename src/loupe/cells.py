@@ -214,7 +214,14 @@ def _sniff_separator(text: str) -> str:
 
 def _measure(text: str, separator: str) -> tuple[bool, int]:
     """Tell whether the first rows are equally wide, and how wide the header is."""
-    head = itertools.islice(io.StringIO(text, newline=""), _SAMPLE_ROWS)
+    end = -1
+    for _ in range(_SAMPLE_ROWS):
+        end = text.find("\n", end + 1)
+        if end < 0:
+            end = len(text)
+            break
+    # Only the head is copied: tables of masks are large.
+    head = itertools.islice(io.StringIO(text[: end + 1], newline=""), _SAMPLE_ROWS)
     rows = [row for row in csv.reader(head, delimiter=separator) if row]
     return len({len(row) for row in rows}) == 1 and len(rows[0]) > 1, len(rows[0]) if rows else 0
 

@@ -101,7 +101,7 @@ def read_coco(
     Raises:
         TableError: parts are missing, or annotations name unknown images or categories.
     """
-    whole = _read_coco_json(path, labelled=labelled)
+    whole = read_coco_json(path, labelled=labelled)
     files = {entry["id"]: str(entry["file_name"]) for entry in whole["images"]}
     ids = [str(entry["file_name"]) for entry in whole["images"]]
     folder = images or path.parent
@@ -110,8 +110,8 @@ def read_coco(
         why = "without annotations: no labels" if labelled else "whose labels were not read"
         note = f"{path.name}: layout 'coco' {why}"
         return replace(read_plain(ids, folder), images=located.paths, notes=(note, *located.notes))
-    categories = {e["id"]: str(e["name"]) for e in sorted(whole["categories"], key=_by_id)}
-    _check_coco(path, whole, files, categories)
+    categories = {e["id"]: str(e["name"]) for e in sorted(whole["categories"], key=index_by_id)}
+    check_coco(path, whole, files, categories)
     rows = {key: row for row, key in enumerate(files)}
     pairs = [
         (rows[note["image_id"]], categories[note["category_id"]]) for note in whole["annotations"]
@@ -153,11 +153,25 @@ def _check_class_folders(folder: Path, ids: Sequence[str], found: Sequence[str])
         )
 
 
-def _by_id(entry: Mapping[str, Any]) -> float:
+def index_by_id(entry: Mapping[str, Any]) -> float:
+    """Return what the categories of a COCO file are sorted by.
+
+    Args:
+        entry: One of its categories.
+    """
     return float(entry["id"])
 
 
-def _read_coco_json(path: Path, *, labelled: bool) -> dict[str, Any]:
+def read_coco_json(path: Path, *, labelled: bool) -> dict[str, Any]:
+    """Read a COCO file as it stands.
+
+    Args:
+        path: The JSON file.
+        labelled: Its annotations must be there.
+
+    Raises:
+        TableError: it is no JSON, or no COCO file.
+    """
     try:
         whole = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
@@ -187,12 +201,23 @@ def _has_keys(whole: object, part: str, keys: Sequence[str]) -> bool:
     )
 
 
-def _check_coco(
+def check_coco(
     path: Path,
     whole: Mapping[str, Any],
     files: Mapping[object, str],
     categories: Mapping[object, str],
 ) -> None:
+    """Make sure that the annotations of a COCO file name its own images and categories.
+
+    Args:
+        path: The file, for messages.
+        whole: From `read_coco_json`.
+        files: Image id to file name.
+        categories: Category id to name.
+
+    Raises:
+        TableError: some do not; all such annotations are counted.
+    """
     notes = whole["annotations"]
     lost = [repr(n["image_id"]) for n in notes if n["image_id"] not in files]
     unknown = [repr(n["category_id"]) for n in notes if n["category_id"] not in categories]

@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from loupe.errors import MaskError
-from loupe.masks import decode_rle, encode_rle, join_rle
+from loupe.masks import (
+    decode_rle,
+    decode_rle_rows,
+    encode_rle,
+    encode_rle_rows,
+    join_rle,
+    measure_rle,
+    resize_mask,
+    resize_masks,
+    resize_rle,
+)
 
 bitmaps = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12))
 
@@ -152,3 +162,73 @@ def test_large_masks_survive_too(seed):
     rng = np.random.default_rng(seed)
     mask = rng.random((64, 200)) < rng.random()
     np.testing.assert_array_equal(decode_rle(encode_rle(mask), 64, 200), mask)
+
+
+@pytest.mark.parametrize(("drawn", "text"), EXAMPLES)
+def test_text_along_rows_is_that_of_the_turned_mask(drawn, text):
+    mask = bits(drawn)
+    assert encode_rle_rows(mask.T) == text
+    np.testing.assert_array_equal(decode_rle_rows(text, *mask.shape[::-1]), mask.T)
+    assert encode_rle_rows(mask) != text
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 700), (700, 1), (97, 131), (64, 64)])
+def test_few_and_many_runs_in_any_memory_layout_give_one_text(share, shape):
+    """Each density takes another way through the codec; pixel by pixel they agree."""
+    mask = np.random.default_rng(0).random(shape) < share
+    flat = np.concatenate([[False], mask.T.ravel()])
+    starts = np.flatnonzero(flat[1:] & ~flat[:-1]) + 1
+    wide = np.zeros((2 * shape[0], 3 * shape[1]), bool)
+    wide[::2, ::3] = mask
+    text = encode_rle(mask)
+    assert text.split()[::2] == [str(n) for n in starts.tolist()]
+    assert encode_rle(np.asfortranarray(mask)) == text
+    assert encode_rle(wide[::2, ::3]) == text
+    assert encode_rle_rows(np.ascontiguousarray(mask.T)) == text
+    np.testing.assert_array_equal(decode_rle(text, *shape), mask)
+    assert measure_rle(text) == mask.sum()
+
+
+def test_many_touching_runs_are_painted_as_they_are_written():
+    # Many runs take another way than few; edges that two of them share are none.
+    text = " ".join(f"{start} 2" for start in range(1, 200, 2)) + " 203 1"
+    mask = decode_rle(text, 16, 16).T.ravel()
+    assert mask[:200].all()
+    assert mask[200:].nonzero()[0].tolist() == [2]
+
+
+# Pixels of a 4 x 6 image that are kept at 2 x 3: rows 1 and 3, columns 1, 3 and 5.
+def test_a_resized_mask_has_the_pixel_at_each_centre():
+    mask = np.zeros((4, 6), bool)
+    mask[1, 1] = mask[3, 5] = mask[0, 0] = mask[2, 3] = True
+    expected = bits("1 0 0\n0 0 1")
+    np.testing.assert_array_equal(resize_mask(mask, (2, 3)), expected)
+    np.testing.assert_array_equal(resize_masks(np.stack([mask, ~mask]), (2, 3))[1], ~expected)
+    assert resize_rle(encode_rle(mask), (4, 6), (2, 3)) == "1 1 6 1"
+
+
+def test_masks_do_not_grow_at_the_size_of_a_submission():
+    """Linear resizing that is cut above 0 grows each side; the nearest pixel does not."""
+    mask = np.zeros((1400, 2100), bool)
+    mask[401:999, 303:1201] = True
+    mask[10:13, 40:2000] = True
+    small = resize_mask(mask, (350, 525))
+    assert abs(small.mean() / mask.mean() - 1) < 0.005
+    assert resize_rle(encode_rle(mask), (1400, 2100), (350, 525)) == encode_rle(small)
+    assert resize_rle("1 2940000", (1400, 2100), (350, 525)) == "1 183750"
+    np.testing.assert_array_equal(resize_mask(resize_mask(small, (1400, 2100)), (350, 525)), small)
+
+
+def test_resizing_refuses_what_is_no_mask_or_size():
+    with pytest.raises(MaskError, match=r"expected \(\.\.\., height, width\) of bool"):
+        resize_masks(np.zeros((2, 3), np.float32), (1, 1))
+    with pytest.raises(MaskError, match=r"expected \(height, width\) of bool"):
+        resize_mask(np.zeros((1, 2, 3), bool), (1, 1))
+    for size in ((0, 3), (3, 0)):
+        with pytest.raises(MaskError, match="at least 1 x 1"):
+            resize_mask(np.zeros((2, 3), bool), size)
+        with pytest.raises(MaskError, match="at least 1 x 1"):
+            resize_rle("1 1", (2, 3), size)
+    with pytest.raises(MaskError, match="reaches pixel 7"):
+        resize_rle("7 1", (2, 3), (1, 1))
