@@ -22,7 +22,7 @@ import loupe
 from loupe.intervals import bootstrap_weights
 from loupe.predictions import Predictions
 from loupe.ranking import pr_auc
-from loupe.showing import show_decision
+from loupe.showing import show_decision, show_gated
 from loupe.terminal import make_console, make_reporter
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "clouds.yaml"
@@ -103,22 +103,6 @@ def draw_curves(table: loupe.Table, sheet: Predictions, found: Thresholds, path:
     figure.savefig(path, dpi=100)
 
 
-def gate(masks: Path, sheet: Predictions, least: dict[str, float], path: Path) -> None:
-    """Empty the masks of improbable classes; other rows stay as they are."""
-    probs = dict(zip(sheet.ids, sheet.probs, strict=True))
-    with masks.open(encoding="utf-8", newline="") as file:
-        header, *rows = csv.reader(file)
-    emptied = 0
-    for row in rows:
-        image, _, name = row[0].rpartition("_")
-        # An image that could not be read has NaN, which is below nothing: its masks stay.
-        if row[1] and probs[image][sheet.classes.index(name)] < least[name]:
-            row[1], emptied = "", emptied + 1
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
-    print(f"{emptied} masks emptied, {len(rows) - emptied} rows unchanged")
-
-
 def main(
     labels: str, images: str, masks: str, test: str, out: str, *changes: str, **options: Any
 ) -> None:
@@ -137,9 +121,9 @@ def main(
     found = choose_thresholds(run)
     write_thresholds(found, Path(out) / "thresholds.csv")
     draw_curves(table, oof, found, Path(out) / "curves.png")
-    least = {name: pair[0] for name, pair in found.items()}
     sheet = loupe.predict(run, loupe.read_table(test, layout="images"))
-    gate(Path(masks), sheet, least, Path(out) / "submission.csv")
+    gated = loupe.gate(masks, sheet, rule=run.rule_file, out=Path(out) / "submission.csv")
+    show_gated(make_console(), gated)
 
 
 if __name__ == "__main__":

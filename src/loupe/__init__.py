@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         TableError,
         WeightsError,
     )
+    from loupe.gating import Gated, gate
     from loupe.grading import Graded, score
     from loupe.inference import predict
     from loupe.layouts import read_table
@@ -60,6 +61,7 @@ _HOMES = {
         "TableError",
         "WeightsError",
     ),
+    "gating": ("Gated", "gate"),
     "grading": ("Graded", "score"),
     "inference": ("predict",),
     "layouts": ("read_table",),
@@ -80,6 +82,7 @@ __all__ = [
     "Decision",
     "Demo",
     "ExportError",
+    "Gated",
     "Graded",
     "ImageError",
     "InputError",
@@ -101,6 +104,7 @@ __all__ = [
     "compare",
     "decide",
     "demo",
+    "gate",
     "open_run",
     "predict",
     "read_recipe",

@@ -16,6 +16,7 @@ import click
 
 from loupe.commands import COMMANDS, show_shares
 from loupe.errors import LoupeError
+from loupe.maskcommands import MASK_COMMANDS
 from loupe.options import (
     choose_reporter,
     part_options,
@@ -230,7 +231,7 @@ def train(table: Path, recipes: tuple[Path, ...], cache_gb: float, **options: An
     _show_run(run)
 
 
-for _command in COMMANDS:
+for _command in (*COMMANDS, *MASK_COMMANDS):
     cli.add_command(_command)
 
 

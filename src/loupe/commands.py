@@ -130,6 +130,7 @@ def predict(
 @click.pass_context
 def blend(
     context: click.Context,
+    /,
     sources: tuple[Path, ...],
     out: Path,
     weights: str | None,

@@ -87,12 +87,6 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
-    evidence: str
-    ids: str
-
-
-@dataclass(frozen=True, slots=True)
 class _Fitted:
     rule: Rule
     choice: Choice
@@ -121,75 +115,64 @@ def decide_evidence(
     """
     request = request or Request()
     goals = read_goals(request, evidence.classes, exclusive=evidence.exclusive)
-    given = _Given(digest_evidence(evidence), digest_ids(evidence.ids))
+    given = evidence
     pool = choose_pool(request.pool, exclusive=evidence.exclusive)
     if pool:
-        if int(evidence.groups.max()) + 1 == len(evidence):
-            raise InputError(
-                "each row is a group of its own, so there is nothing to decide by group. Name the "
-                "column of what belongs together (--group-column), or decide rows."
-            )
         evidence = pool_evidence(evidence, pool)
     probs = final_probs(evidence)
-    everything = np.arange(len(evidence))
-    final = _fit(evidence, everything, probs, goals, request)
-    fitted = [_fit_without(evidence, part, goals, request) for part in range(evidence.part_count)]
-    held = _apply_parts(evidence, [part.rule for part in fitted])
-    own = apply_rule(final.rule, probs, classes=evidence.classes)
-    part_rules = [part.rule for part in fitted]
+    final = _fit(evidence, np.arange(len(evidence)), probs, goals, request)
+    part_rules = [
+        _fit_without(evidence, part, goals, request).rule for part in range(evidence.part_count)
+    ]
+    held = _apply_parts(evidence, part_rules)
     thresholds = describe_rule(
         evidence, final.rule, final.cuts, part_rules, held, resamples=resamples, seed=seed
     )
-    ranked = held_out_probs(evidence)
-    cross = score(
-        evidence.targets,
-        held.probs,
-        exclusive=evidence.exclusive,
-        classes=evidence.classes,
-        folds=evidence.parts,
-        groups=evidence.groups,
-        decisions=held.decisions,
-        ranked=ranked,
-        resamples=resamples,
-        seed=seed,
-    )
-    flattering = score(
-        evidence.targets,
-        own.probs,
-        exclusive=evidence.exclusive,
-        classes=evidence.classes,
-        decisions=own.decisions,
-        ranked=probs,
-        resamples=0,
-    )
-    coverage = measure_sets(evidence, part_rules, held)
-    reliability = measure_reliability(
-        evidence.targets,
-        held.probs,
-        evidence.groups,
-        exclusive=evidence.exclusive,
-        classes=evidence.classes,
-    )
+    conformal = final.rule.conformal
+    own = apply_rule(final.rule, probs, classes=evidence.classes)
     return Decision(
         rule=final.rule,
         part_rules=tuple(part_rules),
         parts=evidence.part_names,
         calibration=final.choice,
         thresholds=thresholds,
-        scores=cross,
-        in_sample=flattering,
-        coverage=coverage,
-        reliability=reliability,
+        scores=_score(evidence, held, held_out_probs(evidence), resamples=resamples, seed=seed),
+        in_sample=_score(evidence, own, probs, resamples=0, seed=seed),
+        coverage=measure_sets(evidence, part_rules, held),
+        reliability=measure_reliability(
+            evidence.targets,
+            held.probs,
+            evidence.groups,
+            exclusive=evidence.exclusive,
+            classes=evidence.classes,
+        ),
         reviewed=float(held.review.mean()),
         rows=len(evidence),
-        evidence=given.evidence,
-        ids=given.ids,
+        evidence=digest_evidence(given),
+        ids=digest_ids(given.ids),
         stamps=evidence.stamps,
         warnings=(
             *(text for each in thresholds for text in each.warnings),
-            *(() if final.rule.conformal is None else final.rule.conformal.notes),
+            *(() if conformal is None else conformal.notes),
         ),
         notes=evidence.notes,
+    )
+
+
+def _score(
+    evidence: Evidence, decided: Decided, ranked: Float32, *, resamples: int, seed: int
+) -> tuple[Score, ...]:
+    return score(
+        evidence.targets,
+        decided.probs,
+        exclusive=evidence.exclusive,
+        classes=evidence.classes,
+        folds=evidence.parts,
+        groups=evidence.groups,
+        decisions=decided.decisions,
+        ranked=ranked,
+        resamples=resamples,
+        seed=seed,
     )
 
 
@@ -223,9 +206,15 @@ def pool_evidence(evidence: Evidence, pool: Pool) -> Evidence:
             rows if exclusive, else present where any row has it.
 
     Raises:
-        InputError: rows of a group have different classes, though classes are exclusive.
+        InputError: rows of a group have different classes, though classes are exclusive,
+            or no group has two rows.
     """
     groups = evidence.groups
+    if int(groups.max()) + 1 == len(evidence):
+        raise InputError(
+            "each row is a group of its own, so there is nothing to decide by group. Name the "
+            "column of what belongs together (--group-column), or decide rows."
+        )
     lowest = -pool_rows(-evidence.targets, groups, "max")
     targets = pool_rows(evidence.targets, groups, "max")
     first = np.unique(groups, return_index=True)[1]

@@ -15,6 +15,7 @@ from rich.table import Table as Grid
 from loupe.comparing import Comparison
 from loupe.conformal import Coverage
 from loupe.deciding import Decision
+from loupe.gating import Gated
 from loupe.grading import Graded
 from loupe.intervals import Difference, Score
 from loupe.terminal import show_scores, spell_number
@@ -95,6 +96,26 @@ def show_graded(console: Console, graded: Graded) -> None:
     if graded.unread:
         first, reason = graded.unread[0]
         told = f"! {len(graded.unread)} row(s) have no prediction; {first}: {reason}"
+        console.print(escape(told), style="yellow")
+
+
+def show_gated(console: Console, gated: Gated) -> None:
+    """Print what a gate did to the masks of each class.
+
+    Args:
+        console: Where to.
+        gated: From `gating.gate`.
+    """
+    _show_stamps(console, gated.stamps)
+    for note in gated.notes:
+        console.print(escape(f"· {note}"))
+    grid = _grid("masks", ("class", "before", "emptied", "kept", "not gated", "refilled", "after"))
+    for each in gated.classes:
+        counts = (each.before, each.emptied, each.kept, each.ungated, each.refilled, each.after)
+        grid.add_row(escape(each.class_name), *(f"{count:,}" for count in counts))
+    console.print(grid)
+    if gated.ungated:
+        told = f"! {len(gated.ungated):,} image(s) have no probability; their masks stay"
         console.print(escape(told), style="yellow")
 
 

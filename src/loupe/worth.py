@@ -62,14 +62,15 @@ def describe_rule(
     if not cuts:
         return ()
     truth = to_decisions(evidence.targets, exclusive=evidence.exclusive)
+    classes: tuple[str, ...] = evidence.classes
     if evidence.exclusive:
         truth, top = as_accepted(truth, held.probs)
         sheets, classes = (top, top), ("accepted",)
         part_cuts = [[part.reject] for part in part_rules]
     else:
         raw, ours = final_probs(evidence), held_out_probs(evidence)
-        calibrated = (calibrate(rule.calibration, sheet, exclusive=False) for sheet in (raw, ours))
-        sheets, classes = tuple(calibrated), evidence.classes
+        own = calibrate(rule.calibration, raw, exclusive=False)
+        sheets = (own, calibrate(rule.calibration, ours, exclusive=False))
         part_cuts = rescale(rule, part_rules, raw)
     return describe_thresholds(
         truth,

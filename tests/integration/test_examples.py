@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import math
 import re
 import runpy
 import sys
@@ -150,30 +149,6 @@ def test_clouds(make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     before, after = read_rows(data.submission), read_rows(out / "submission.csv")
     assert [row[0] for row in after] == [row[0] for row in before]
     assert all(new[1] in {"", old[1]} for new, old in zip(after, before, strict=True))
-
-
-def test_clouds_gate_empties_only_what_is_improbable(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    masks = tmp_path / "masks.csv"
-    masks.write_text(
-        "Image_Label,EncodedPixels\na.jpg_Fish,1 2\na.jpg_Sugar,3 4\nb.jpg_Fish,5 6\n"
-        "b.jpg_Sugar,\nc.jpg_Fish,7 8\nc.jpg_Sugar,9 1\n"
-    )
-    sheet = loupe.Predictions(
-        ids=("a.jpg", "b.jpg", "c.jpg"),
-        classes=("Fish", "Sugar"),
-        probs=np.array([[0.2, 0.8], [0.5, 0.1], [np.nan, np.nan]], np.float32),
-        exclusive=False,
-        held_out=np.ones(3, np.bool_),
-    )
-    load("clouds").gate(masks, sheet, {"Fish": 0.5, "Sugar": 0.9}, tmp_path / "left.csv")
-    # The unreadable image keeps its masks, and a probability at the threshold passes.
-    assert (tmp_path / "left.csv").read_text() == (
-        "Image_Label,EncodedPixels\na.jpg_Fish,\na.jpg_Sugar,\nb.jpg_Fish,5 6\n"
-        "b.jpg_Sugar,\nc.jpg_Fish,7 8\nc.jpg_Sugar,9 1\n"
-    )
-    assert capsys.readouterr().out == "2 masks emptied, 4 rows unchanged\n"
 
 
 def test_cassava(make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
