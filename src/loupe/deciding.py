@@ -26,7 +26,7 @@ from loupe.evidence import (
     Float32,
     Rows,
     digest_evidence,
-    digest_ids,
+    digest_rows,
     final_probs,
     held_out_probs,
     number,
@@ -62,7 +62,7 @@ class Decision:
         reviewed: Share of rows that would go to a person, cross-fitted.
         rows: How many were used.
         evidence: Digest of the rows that it was fitted on.
-        ids: Digest of their ids alone.
+        labels: Digest of their ids and labels alone.
         stamps: What must be said beside every score.
         warnings: What the user must know.
         notes: What was read and done, for the screen.
@@ -80,7 +80,7 @@ class Decision:
     reviewed: float
     rows: int
     evidence: str
-    ids: str
+    labels: str
     stamps: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -149,7 +149,7 @@ def decide_evidence(
         reviewed=float(held.review.mean()),
         rows=len(evidence),
         evidence=digest_evidence(given),
-        ids=digest_ids(given.ids),
+        labels=digest_rows(given.ids, given.classes, given.targets),
         stamps=evidence.stamps,
         warnings=(
             *(text for each in thresholds for text in each.warnings),
@@ -274,7 +274,7 @@ def write_decision(decision: Decision, path: Path, **origin: object) -> None:
         **rule_to_dict(decision.rule),
         "stamps": decision.stamps,
         "evidence": decision.evidence,
-        "ids": decision.ids,
+        "labels": decision.labels,
         "origin": origin,
         "report": report,
         "parts": {name: rule_to_dict(rule) for name, rule in parts},

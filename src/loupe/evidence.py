@@ -202,14 +202,28 @@ def digest_evidence(evidence: Evidence) -> str:
     return hasher.hexdigest()
 
 
-def digest_ids(ids: Sequence[str]) -> str:
-    """Return 16 hex digits of a set of ids, in whatever order.
+def digest_rows(ids: Sequence[str], classes: Sequence[str], targets: Float32) -> str:
+    """Return 16 hex digits of labelled rows, in whatever order of rows and of classes.
+
+    Ids alone would not do: a camera may number each batch from 1.
+
+    Args:
+        ids: (N,) unique.
+        classes: (C,) names of the columns.
+        targets: (N, C) given labels.
 
     Examples:
-        >>> digest_ids(["a", "b"]) == digest_ids(["b", "a"]) != digest_ids(["a"])
+        >>> one, two = np.float32([[1, 0], [0, 1]]), np.float32([[1, 0], [0, 1]])
+        >>> digest_rows(["a", "b"], ["x", "y"], one) == digest_rows(["b", "a"], ["y", "x"], two)
         True
+        >>> digest_rows(["a", "b"], ["x", "y"], one) == digest_rows(["b", "a"], ["x", "y"], two)
+        False
     """
-    return hashlib.blake2b("\n".join(sorted(ids)).encode(), digest_size=8).hexdigest()
+    rows, columns = np.argsort(np.asarray(ids)), np.argsort(np.asarray(classes))
+    hasher = hashlib.blake2b("\n".join(sorted(ids)).encode(), digest_size=8)
+    hasher.update(repr(sorted(classes)).encode())
+    hasher.update(np.packbits(targets[rows][:, columns] >= 0.5).data)
+    return hasher.hexdigest()
 
 
 def number(names: Sequence[object] | NDArray[np.generic]) -> Rows:

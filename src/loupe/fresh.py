@@ -94,7 +94,7 @@ def choose_rows(table: Table) -> tuple[Table, str]:
     apart = np.zeros(0, np.intp) if table.folds is None else np.flatnonzero(table.folds == HOLDOUT)
     note = f"{len(table):,} rows are scored"
     if len(apart):
-        note = f"{len(apart):,} held-out rows of {len(table):,} are scored"
+        note = f"{len(apart):,} of {len(table):,} rows, those kept apart, are scored"
         # Rows set aside before the split were not held out.
         table = replace(table.select(apart), quarantined=())
     blank = np.flatnonzero(np.isnan(table.targets).any(axis=1))

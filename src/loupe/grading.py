@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from loupe.conformal import Coverage, measure_coverage, predict_sets
 from loupe.errors import InputError, LeakageError, TableError
-from loupe.evidence import number
+from loupe.evidence import digest_rows, number
 from loupe.exposure import GroupBy, check_way
 from loupe.files import write_json
 from loupe.fresh import (
@@ -36,7 +36,15 @@ from loupe.intervals import score as score_sheet
 from loupe.metrics import confusion_matrix, to_decisions
 from loupe.predictions import Predictions, append_quarantined
 from loupe.progress import Reporter, Silent
-from loupe.promises import Promise, compare_main, find_main_score, read_main_score
+from loupe.promises import (
+    Kept,
+    Promise,
+    check_thresholds,
+    compare_main,
+    find_main_score,
+    read_main_score,
+    tell_thresholds,
+)
 from loupe.rules import Decided, Pool, Rule, apply_rule, load_rule_file, plain_rule, rule_from_dict
 from loupe.runs import Run, open_run
 from loupe.scoring import read_scores
@@ -65,6 +73,8 @@ class Graded:
         rejected: Share that got no class, of those with a prediction; 0 if not exclusive.
         coverage: Of the prediction sets; () if the rule has none.
         promise: The main metric beside its cross-fitted value; None where there is none.
+        kept: What each threshold brings beside what the rule's report promised of it; () where
+            nothing was promised.
         unread: Rows without a prediction, and why.
         notes: What was read and done, for the screen.
         stamps: What must be said beside every score.
@@ -84,6 +94,7 @@ class Graded:
     rejected: float
     coverage: tuple[Coverage, ...]
     promise: Promise | None
+    kept: tuple[Kept, ...]
     unread: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
     stamps: tuple[str, ...]
@@ -138,8 +149,8 @@ def score(
     run = _open_run(source)
     where = str(source.folder if isinstance(source, Run) else source)
     chosen, note = choose_rows(table)
-    found = _find_rule(rule, run, where, allow_leak=allow_leak)
-    way = _choose_way(pool, found, chosen)
+    found = _find_rule(rule, run, where, chosen, allow_leak=allow_leak)
+    way = _choose_way(pool, found, run, chosen)
     wanted = Wanted(
         where=where,
         table=chosen,
@@ -154,7 +165,6 @@ def score(
         fresh = ask_run(wanted, run, device=device)
     sheet = fresh.sheet
     used = found.rule or plain_rule(sheet.classes, exclusive=sheet.exclusive)
-    way = choose_pool(way, exclusive=sheet.exclusive)
     unread = list_unread(sheet, chosen)
     notes = [note, *found.notes, *_tell_pool(way, found.rule)]
     if unread:
@@ -163,8 +173,11 @@ def score(
         fresh = pool_fresh(fresh, chosen.groups or (), way)
     judged = _judge(fresh, used, resamples=resamples, seed=seed)
     promise = _find_promise(judged.scores, found, run, way, exclusive=sheet.exclusive)
-    if promise is not None:
-        notes += [promise.verdict, *(f"cross-validation: {text}" for text in found.cautions)]
+    kept = _check_thresholds(judged.scores, found, way)
+    # Broken thresholds first: the main metric does not see them.
+    notes += [*tell_thresholds(kept), *([promise.verdict] if promise else [])]
+    if promise or kept:
+        notes += [f"cross-validation: {text}" for text in found.cautions]
     extra = len(chosen.quarantined)
     return Graded(
         source=where,
@@ -178,6 +191,7 @@ def score(
         rejected=judged.rejected,
         coverage=judged.coverage,
         promise=promise,
+        kept=kept,
         unread=unread,
         notes=(*notes[:1], *fresh.notes, *notes[1:]),
         stamps=(*found.stamps, *fresh.stamps),
@@ -202,6 +216,7 @@ def write_graded(graded: Graded, path: Path) -> None:
     values["scores"] = [asdict(each) for each in graded.scores]
     values["coverage"] = [asdict(each) for each in graded.coverage]
     values["promise"] = None if graded.promise is None else asdict(graded.promise)
+    values["kept"] = [asdict(each) for each in graded.kept]
     values["confusion"] = None if graded.confusion is None else graded.confusion.tolist()
     write_json(path / "score.json" if path.is_dir() else path, values)
 
@@ -238,7 +253,12 @@ def _open_run(source: Run | str | Path) -> Run | None:
 
 
 def _find_rule(
-    given: Path | str | Rule | None, run: Run | None, where: str, *, allow_leak: bool
+    given: Path | str | Rule | None,
+    run: Run | None,
+    where: str,
+    table: Table,
+    *,
+    allow_leak: bool,
 ) -> _Found:
     """Return the given rule, or that of the run, with what it promised."""
     if isinstance(given, Rule):
@@ -254,8 +274,11 @@ def _find_rule(
     report, origin = (part if isinstance(part, dict) else {} for part in parts)
     stamps: tuple[str, ...] = ()
     fitted_on = str(origin.get("source", ""))
-    if run is None and fitted_on and Path(fitted_on).resolve() == Path(where).resolve():
-        text = f"{path} was fitted on the rows of {where} themselves"
+    same = bool(fitted_on) and Path(fitted_on).resolve() == Path(where).resolve()
+    # Wherever they came from: a blend, a copy of the file, another folder.
+    labels = digest_rows(table.ids, table.classes, table.targets)
+    if run is None and (same or values.get("labels") == labels):
+        text = f"{path} was fitted on these very rows"
         if not allow_leak:
             raise LeakageError(
                 f"{text}; what it was fitted to it will hit. Expected other rows; 'loupe decide' "
@@ -271,11 +294,13 @@ def _find_rule(
     )
 
 
-def _choose_way(pool: str, found: _Found, table: Table) -> str:
-    """Return how groups are decided, as far as it is known before predicting."""
-    fitted = found.rule.pool if found.rule is not None else ""
-    choose_pool(pool, exclusive=True)
-    way = fitted if pool in ("", "auto") and fitted else pool
+def _choose_way(pool: str, found: _Found, run: Run | None, table: Table) -> Pool:
+    """Return how groups are decided: as the rule was fitted, unless the user says otherwise."""
+    fitted: Pool = found.rule.pool if found.rule is not None else ""
+    if pool in ("", "auto") and fitted:
+        way: Pool = fitted
+    else:
+        way = choose_pool(pool, exclusive=pool == "auto" and _know_kind(found, run, table))
     if way and table.groups is None:
         why = "the rule decides each group once" if fitted else "--by-group decides each group once"
         raise TableError(
@@ -283,6 +308,13 @@ def _choose_way(pool: str, found: _Found, table: Table) -> str:
             "together: --group-column NAME."
         )
     return way
+
+
+def _know_kind(found: _Found, run: Run | None, table: Table) -> bool:
+    """Tell whether classes are exclusive, before anything is predicted."""
+    if found.rule is not None:
+        return found.rule.exclusive
+    return (table if run is None else run.table()).exclusive
 
 
 def _tell_pool(way: Pool, rule: Rule | None) -> tuple[str, ...]:
@@ -373,3 +405,10 @@ def _find_promise(
         known = read_scores(run)
         return compare_main(scores, lambda m: find_main_score(known, m), exclusive=exclusive)
     return None
+
+
+def _check_thresholds(scores: Sequence[Score], found: _Found, way: Pool) -> tuple[Kept, ...]:
+    """Hold the thresholds to the report of their rule, if it is for the same decisions."""
+    if found.report is None or found.rule is None or found.rule.pool != way:
+        return ()
+    return check_thresholds(scores, found.report, exclusive=found.rule.exclusive)

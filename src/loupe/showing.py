@@ -85,7 +85,8 @@ def show_graded(console: Console, graded: Graded) -> None:
         graded: From `grading.score`.
     """
     for note in graded.notes:
-        console.print(escape(f"· {note}"))
+        broken = note.startswith("! ")
+        console.print(escape(note if broken else f"· {note}"), style="yellow" if broken else "")
     show_scores(console, graded.scores, graded.stamps, title="scores on new rows")
     if graded.confusion is not None:
         console.print(_confusion_grid(graded))

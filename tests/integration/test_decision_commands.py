@@ -262,13 +262,19 @@ def test_equal_predictions_are_equal_whatever_one_was_asked_for(
 
 
 def test_new_rows_are_scored_by_a_stored_rule(files, tmp_path, monkeypatch, capsys):
-    rule = tmp_path / "rule.json"
+    rule, new = tmp_path / "rule.json", tmp_path / "new.csv"
     common = ("--table", files / "labels.csv", "--held-out", "--out", rule)
-    assert run_main(monkeypatch, "decide", files / "a.csv", *common) == 0
+    assert run_main(monkeypatch, "decide", files / "a.csv", *common, "--recall", 0.9) == 0
     capsys.readouterr()
-    new = ("--rule", rule, "--held-out", "--out", tmp_path / "scores.json")
-    assert run_main(monkeypatch, "score", files / "b.csv", files / "labels.csv", *new) == 0
-    assert "scores on new rows" in capsys.readouterr().out
+    options = ("--rule", rule, "--held-out", "--out", tmp_path / "scores.json")
+    # Under whatever name: the rows are those that the rule was fitted on.
+    assert run_main(monkeypatch, "score", files / "b.csv", files / "labels.csv", *options) == 2
+    assert "fitted on these very rows" in capsys.readouterr().err
+    write_rows(new, rows_of(files / "labels.csv")[0], rows_of(files / "labels.csv")[1:200])
+    assert run_main(monkeypatch, "score", files / "b.csv", new, *options) == 0
+    shown = capsys.readouterr().out
+    assert "scores on new rows" in shown
+    assert "keep" in shown
     assert json.loads((tmp_path / "scores.json").read_text())["kind"] == "score"
 
 

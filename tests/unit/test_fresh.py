@@ -36,7 +36,7 @@ def test_only_the_hold_out_is_chosen():
     chosen, note = choose_rows(whole)
     assert chosen.ids == ("1.png", "3.png")
     assert chosen.quarantined == ()
-    assert note == "2 held-out rows of 4 are scored"
+    assert note == "2 of 4 rows, those kept apart, are scored"
     chosen, note = choose_rows(replace(whole, folds=None))
     assert (len(chosen), len(chosen.quarantined), note) == (4, 1, "4 rows are scored")
 
