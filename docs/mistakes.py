@@ -443,8 +443,7 @@ MISTAKES = (
         kind="InputError",
         code=2,
         where="preds.csv",
-        found=("40",),
-        expected="sum to 1",
+        found=("40 of 40", "sum to 1"),
         onward="apply softmax",
     ),
 )

@@ -31,6 +31,7 @@ from loupe.fresh import (
     read_fresh,
 )
 from loupe.goals import choose_pool
+from loupe.heldout import open_source
 from loupe.intervals import Score
 from loupe.intervals import score as score_sheet
 from loupe.metrics import confusion_matrix, to_decisions
@@ -46,7 +47,7 @@ from loupe.promises import (
     tell_thresholds,
 )
 from loupe.rules import Decided, Pool, Rule, apply_rule, load_rule_file, plain_rule, rule_from_dict
-from loupe.runs import Run, open_run
+from loupe.runs import Run
 from loupe.scoring import read_scores
 from loupe.table import Float32, Table
 
@@ -146,7 +147,7 @@ def score(
         InputError: the rule or an argument cannot be used, or no row has a prediction.
     """
     check_way(group)
-    run = _open_run(source)
+    run = source if isinstance(source, Run) else open_source(Path(source))
     where = str(source.folder if isinstance(source, Run) else source)
     chosen, note = choose_rows(table)
     found = _find_rule(rule, run, where, chosen, allow_leak=allow_leak)
@@ -240,16 +241,6 @@ class _Judged:
     confusion: Float64 | None
     rejected: float
     coverage: tuple[Coverage, ...]
-
-
-def _open_run(source: Run | str | Path) -> Run | None:
-    """Return the run, or None for a predictions file."""
-    if isinstance(source, Run):
-        return source
-    place = Path(source)
-    if not place.exists():
-        raise InputError(f"{place} does not exist; name a run folder or a predictions file.")
-    return open_run(place) if place.is_dir() else None
 
 
 def _find_rule(
