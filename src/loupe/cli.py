@@ -306,10 +306,15 @@ def _show_check(report: CheckReport, out: Path) -> None:
 
 
 def _show_run(run: Run) -> None:
+    from loupe.rules import load_rule_file, read_rule
     from loupe.scoring import read_scores
+    from loupe.showing import show_rule
     from loupe.terminal import make_console, show_scores
 
     show_scores(make_console(), read_scores(run), run.manifest()["stamps"])
+    if run.rule_file.is_file():
+        report = load_rule_file(run.rule_file).get("report", {})
+        show_rule(make_console(), read_rule(run.rule_file), report.get("warnings", ()))
     click.echo(f"\n{run.instructions_file.read_text(encoding='utf-8')}", nl=False)
 
 

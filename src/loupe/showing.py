@@ -15,9 +15,11 @@ from rich.table import Table as Grid
 from loupe.comparing import Comparison
 from loupe.conformal import Coverage
 from loupe.deciding import Decision
+from loupe.errors import shorten
 from loupe.gating import Gated
 from loupe.grading import Graded
 from loupe.intervals import Difference, Score
+from loupe.rules import Rule
 from loupe.terminal import show_scores, spell_number
 from loupe.wagers import Estimate, Threshold
 
@@ -47,6 +49,27 @@ def show_decision(console: Console, decision: Decision) -> None:
     if decision.reviewed:
         console.print(f"{decision.reviewed:.1%} of the rows would go to a person")
     for warning in decision.warnings:
+        console.print(escape(f"! {warning}"), style="yellow")
+
+
+def show_rule(console: Console, rule: Rule, warnings: Sequence[str] = ()) -> None:
+    """Print in a line by what `predict` will decide, and what is doubtful about it.
+
+    Args:
+        console: Where to.
+        rule: Of a run.
+        warnings: From its report.
+    """
+    kind = rule.calibration.kind
+    after = "" if kind == "none" else f" after {kind} calibration"
+    told = "the largest probability"
+    if not rule.exclusive:
+        pairs = zip(rule.classes, rule.thresholds, strict=True)
+        told = shorten([f"{name} from {cut:.2f} on" for name, cut in pairs])
+    elif rule.reject:
+        told += f" from {rule.reject:.2f} on"
+    console.print(escape(f"decides by: {told}{after}"))
+    for warning in warnings:
         console.print(escape(f"! {warning}"), style="yellow")
 
 

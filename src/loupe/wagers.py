@@ -329,9 +329,15 @@ def _warn(case: _Case, stability: float, found: dict[str, Estimate]) -> tuple[st
         )
     elif cut.threshold == 0 and goal.kind != "fixed":
         texts.append(f"{name}: {goal} is served best by deciding every row positive.")
+    elif goal.kind == "fixed" and not int(case.own.called):
+        texts.append(
+            f"{name}: no row reaches {cut.threshold:.3g}, so the class is never decided; a goal "
+            "(recall, f1) chooses a lower threshold."
+        )
     elif cut.threshold > 1:
         texts.append(f"{name}: {goal} is served best by deciding no row positive.")
-    if stability < STEADY:
+    # One that was given, or kept at 0.5, moves only with the calibration.
+    if stability < STEADY and goal.kind != "fixed":
         texts.append(
             f"{name}: the threshold is unstable, from {by_part.min():.3g} to "
             f"{by_part.max():.3g} over the parts; {1 - stability:.0%} of the rows that the lowest "

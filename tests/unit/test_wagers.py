@@ -254,6 +254,15 @@ def test_warnings_say_what_is_wrong():
     assert "recall:0.9 is missed" in warnings(truth, good, "recall:0.9", held=good / 3)
 
 
+def test_a_given_threshold_is_not_called_unstable_but_may_decide_nothing():
+    sheet = make_predictions(400, 1, quality=0.5)
+    moved = [[0.2], [0.9], [0.2], [0.2], [0.2]]
+    assert "unstable" not in warnings(sheet.targets, sheet.probs, "fixed:0.2", part_cuts=moved)
+    told = warnings(sheet.targets, sheet.probs / 4, "fixed:0.5")
+    assert "no row reaches 0.5" in told
+    assert "never decided" in told
+
+
 def test_a_class_without_positives_has_no_scores():
     (told,) = describe(np.zeros(50), np.linspace(0, 1, 50), "f1")
     assert (told.threshold, told.attained, told.positives) == (0.5, False, 0)
