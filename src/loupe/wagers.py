@@ -340,7 +340,7 @@ def _warn(case: _Case, stability: float, found: dict[str, Estimate]) -> tuple[st
     if stability < STEADY and goal.kind != "fixed":
         texts.append(
             f"{name}: the threshold is unstable, from {by_part.min():.3g} to "
-            f"{by_part.max():.3g} over the parts; {1 - stability:.0%} of the rows that the lowest "
+            f"{by_part.max():.3g} over the folds; {1 - stability:.0%} of the rows that the lowest "
             "would decide positive are not decided by the highest."
         )
     reached = found.get(goal.kind)

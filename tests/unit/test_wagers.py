@@ -248,7 +248,7 @@ def test_warnings_say_what_is_wrong():
     assert "only 100 positive rows in 6 groups" in grouped
     assert "no threshold has a precision of 1" in warnings(truth, -noise * truth + 1, "precision:1")
     unstable = warnings(truth, noise, "f1", parts=parts, part_cuts=spread)
-    assert "unstable, from 0.2 to 0.8 over the parts" in unstable
+    assert "unstable, from 0.2 to 0.8 over the folds" in unstable
     assert "deciding every row positive" in warnings(truth, noise, "precision:0.3")
     assert "deciding no row positive" in warnings(truth, 1 - good, "cost:0.1")
     assert "recall:0.9 is missed" in warnings(truth, good, "recall:0.9", held=good / 3)
