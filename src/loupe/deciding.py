@@ -167,7 +167,7 @@ def _score(
         decided.probs,
         exclusive=evidence.exclusive,
         classes=evidence.classes,
-        folds=evidence.parts,
+        folds=None if evidence.dealt else evidence.parts,
         groups=evidence.groups,
         decisions=decided.decisions,
         ranked=ranked,
@@ -225,8 +225,8 @@ def pool_evidence(evidence: Evidence, pool: Pool) -> Evidence:
             f"{len(odd)} group(s) hold rows of different classes: those of {told}. Classes are "
             "exclusive, so a group that is decided once needs one class; decide rows instead."
         )
-    choices = [evidence.weights] if evidence.part_weights is None else [*evidence.part_weights]
-    choices = choices if evidence.part_weights is None else [*choices, evidence.weights]
+    known = evidence.part_weights
+    choices = [*([] if known is None else known), evidence.weights]
     sheets = tuple(
         pool_rows(final_probs(replace(evidence, weights=w)), groups, pool) for w in choices
     )
@@ -237,7 +237,7 @@ def pool_evidence(evidence: Evidence, pool: Pool) -> Evidence:
         targets=targets,
         members=sheets,
         weights=places[-1],
-        part_weights=None if evidence.part_weights is None else places[:-1],
+        part_weights=None if known is None else places[:-1],
         parts=evidence.parts[first],
         groups=np.arange(len(first)),
     )

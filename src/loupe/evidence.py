@@ -42,6 +42,7 @@ class Evidence:
         part_weights: (K, M) the weights fitted without each part; None where nothing was fitted.
         parts: (N,) number of the part of each row, 0 to K - 1: its fold, as a rule.
         part_names: (K,) name of each part, the number of its fold as a rule.
+        dealt: There were no folds, or one: the parts say nothing of networks.
         groups: (N,) number of the group of each row, from 0; rows of a group share a part.
         stamps: What must be said beside every score made from these rows.
         notes: What the reader saw and did, for the screen.
@@ -57,6 +58,7 @@ class Evidence:
     parts: Rows
     part_names: tuple[str, ...]
     groups: Rows
+    dealt: bool = False
     stamps: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -113,7 +115,8 @@ def make_evidence(
         )
     names = np.arange(len(keys)) if groups is None else number(groups)
     notes: tuple[str, ...] = ()
-    if folds is None or len(np.unique(np.asarray(folds))) < 2:
+    dealt = folds is None or len(np.unique(np.asarray(folds))) < 2
+    if folds is None or dealt:
         parts = _deal_parts(targets, names, classes)
         part_names = tuple(str(part) for part in range(int(parts.max()) + 1))
         notes = (f"no folds: rows were dealt to {len(part_names)} parts for cross-fitting",)
@@ -129,6 +132,7 @@ def make_evidence(
         weights=shares,
         parts=parts,
         part_names=part_names,
+        dealt=dealt,
         groups=names.astype(np.intp),
         notes=notes,
     )

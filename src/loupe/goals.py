@@ -92,8 +92,8 @@ def choose_pool(pool: str, *, exclusive: bool) -> Pool:
     Raises:
         InputError: there is no such way.
     """
-    if pool == "auto":
-        return "mean" if exclusive else "max"
-    if pool in ("", "mean", "max"):
-        return pool  # type: ignore[return-value]
-    raise InputError(f"by-group {pool!r} is not known; expected auto, mean or max.")
+    auto: Pool = "mean" if exclusive else "max"
+    ways: dict[str, Pool] = {"": "", "auto": auto, "mean": "mean", "max": "max"}
+    if pool not in ways:
+        raise InputError(f"by-group {pool!r} is not known; expected auto, mean or max.")
+    return ways[pool]

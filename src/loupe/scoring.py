@@ -60,8 +60,8 @@ def finish_run(run: Run, table: Table, seconds: float) -> None:
         folds=_folds(table)[rows],
         groups=None if table.groups is None else [table.groups[row] for row in rows],
     )
-    _write_scores(run, replace(evidence, stamps=tuple(run.manifest()["stamps"])), seconds)
     write_text(run.instructions_file, write_instructions(run, table))
+    _write_scores(run, replace(evidence, stamps=tuple(run.manifest()["stamps"])), seconds)
 
 
 def finish_blend(run: Run, evidence: Evidence) -> None:
@@ -86,8 +86,8 @@ def finish_blend(run: Run, evidence: Evidence) -> None:
     }
     with replacing(run.oof_file) as temporary:
         write_predictions(temporary, sheets, evidence.targets)
-    _write_scores(run, evidence, 0.0)
     write_text(run.instructions_file, write_instructions(run, table))
+    _write_scores(run, evidence, 0.0)
 
 
 def _write_scores(run: Run, evidence: Evidence, seconds: float) -> None:
@@ -162,15 +162,17 @@ def _score_member(evidence: Evidence, probs: Float32) -> tuple[Score, ...]:
         probs,
         exclusive=evidence.exclusive,
         classes=evidence.classes,
-        folds=evidence.parts,
+        folds=None if evidence.dealt else evidence.parts,
         groups=evidence.groups,
     )
 
 
 def _score_folds(evidence: Evidence, decision: Decision) -> dict[str, dict[str, float]]:
-    """Overall metrics of each fold by itself, without intervals."""
+    """Overall metrics of each fold by itself, without intervals; {} of a single one."""
     held = apply_part_rules(evidence, decision.part_rules)
-    found = {}
+    found: dict[str, dict[str, float]] = {}
+    if evidence.dealt:
+        return found
     for part, name in enumerate(evidence.part_names):
         mine = evidence.parts == part
         scores = score(

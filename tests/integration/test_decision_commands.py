@@ -294,6 +294,9 @@ def trained(tmp_path_factory):
 def test_training_ends_with_a_rule_that_predict_follows(trained, tmp_path, monkeypatch, capsys):
     run, images = trained / "run", trained / "tiles" / "images"
     stored = (run / "rule.json").read_text()
+    # What marks a run as finished is written last: a run killed before it is continued.
+    written = [p.stat().st_mtime_ns for p in (run / "rule.json", run / "instructions.txt")]
+    assert max(written) <= (run / "scores.json").stat().st_mtime_ns
     # Two epochs teach nothing: no threshold beats 0.5.
     assert read_rule(run / "rule.json").goals == ("fixed:0.5",) * 4
     assert run_main(monkeypatch, "decide", run, "--threshold", 0, "--coverage", 0.5) == 0

@@ -135,6 +135,18 @@ def test_exclusive_rows_are_rejected_until_the_others_are_right() -> None:
     assert (decided.decisions.any(axis=1) == ~decided.review).all()
 
 
+def test_parts_that_were_dealt_are_not_told_as_folds() -> None:
+    evidence = make(200, 2)
+    single = make_evidence(
+        evidence.targets, evidence.members, exclusive=False, classes="ab", folds=[0] * 200
+    )
+    dealt = decide_evidence(single, resamples=20)
+    assert len(dealt.part_rules) == 5
+    assert all(np.isnan(s.fold_mean) for s in dealt.scores)
+    folded = decide_evidence(evidence, resamples=20)
+    assert not np.isnan(find(folded.scores, "f1_macro").fold_mean)
+
+
 def test_argmax_needs_no_threshold() -> None:
     made = decide_evidence(make(exclusive=True))
     assert (made.thresholds, made.rule.goals) == ((), ("argmax",))
