@@ -23,7 +23,8 @@ from benchmarks.measuring import ROOT, describe_machine, read_commit, write_resu
 from loupe.intervals import compare_paired, score
 from loupe.predictions import Predictions, average_sheets
 from loupe.ranking import pr_auc
-from loupe.runs import Run, list_versions, open_run
+from loupe.records import list_versions
+from loupe.runs import Run, open_run
 from loupe.scorecard import main_metric
 from loupe.table import Table
 

@@ -45,7 +45,8 @@ from loupe.inference import choose_device
 from loupe.intervals import compare_paired, score
 from loupe.layouts import read_table
 from loupe.recipe import Recipe, read_recipe, write_recipe
-from loupe.runs import list_versions, open_run
+from loupe.records import list_versions
+from loupe.runs import open_run
 from loupe.settings import FullStage, HeadStage, Input, Network
 from loupe.splitting import split
 from loupe.table import Float32, Table

@@ -25,7 +25,7 @@ from loupe.blending import choose_weights
 from loupe.deciding import decide_evidence
 from loupe.evidence import Evidence, make_evidence
 from loupe.goals import Request
-from loupe.runs import list_versions
+from loupe.records import list_versions
 
 ARGMAX_OR_F1 = Request()
 RECALL = Request(goals={"": "recall:0.95"})

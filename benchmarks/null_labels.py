@@ -30,7 +30,7 @@ from loupe.folds import assign_folds
 from loupe.goals import Request
 from loupe.intervals import Score, score
 from loupe.metrics import to_decisions
-from loupe.runs import list_versions
+from loupe.records import list_versions
 from loupe.testing import make_predictions
 from loupe.thresholds import find_cuts, read_goal
 

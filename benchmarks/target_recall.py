@@ -36,7 +36,7 @@ from scipy.stats import betabinom
 
 from loupe.evidence import make_evidence
 from loupe.predictions import average_sheets, read_predictions
-from loupe.runs import list_versions
+from loupe.records import list_versions
 from loupe.table import read_snapshot
 from loupe.testing import make_predictions
 from loupe.thresholds import Goal, find_cuts, read_goal

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 import loupe
-from loupe.inference import count_run_views
+from loupe.ensembles import count_run_views
 from loupe.metrics import confusion_matrix, to_decisions
 from loupe.scoring import read_scores
 from loupe.terminal import make_console, make_reporter

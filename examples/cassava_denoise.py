@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import loupe
-from loupe.inference import count_run_views
+from loupe.ensembles import count_run_views
 from loupe.intervals import compare_paired, score
 from loupe.terminal import make_console, make_reporter
 

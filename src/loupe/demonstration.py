@@ -11,7 +11,7 @@ from pathlib import Path
 
 from loupe.checking import CheckReport, check, write_check
 from loupe.defaults import scratch_recipe
-from loupe.inference import predict
+from loupe.ensembles import predict
 from loupe.layouts import read_table
 from loupe.predictions import Predictions
 from loupe.progress import Reporter, Silent

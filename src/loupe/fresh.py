@@ -297,7 +297,7 @@ def list_unread(sheet: Predictions, table: Table) -> tuple[tuple[str, str], ...]
 def _predict(run: Run, table: Table, device: str, reporter: Reporter) -> Predictions:
     try:
         # Here, not above: predictions files are graded without torch.
-        from loupe.inference import predict  # noqa: PLC0415
+        from loupe.ensembles import predict  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"a run predicts with {error.name}; install it with: pip install 'loupe-vision[train]'"

@@ -1,6 +1,6 @@
-"""Networks at work: features, probabilities, and the verb `predict`.
+"""Networks at work: features, and probabilities of rows.
 
-It must not choose a threshold or train.
+It must not choose a threshold or train; new images are the job of `ensembles`.
 
 Shapes: N rows, V views, D features, B batch, C classes, H height, W width; h and w
 those that the network sees.
@@ -9,8 +9,7 @@ those that the network sees.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,21 +17,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from loupe.build import autocast, build_network
-from loupe.caching import Chunk, Pixels, prepare_ahead
+from loupe.caching import Pixels
 from loupe.data import Rows, stack_images
-from loupe.errors import InputError, RecipeError, RunError
+from loupe.errors import InputError, RunError
 from loupe.executors import count_cores
 from loupe.images import InputSpec
-from loupe.networks import Classifier
-from loupe.predictions import Predictions, append_quarantined
-from loupe.progress import Reporter, Silent
+from loupe.networks import Classifier, Net
+from loupe.progress import Reporter
 from loupe.recipe import Recipe
-from loupe.runs import Member, Run, open_run
-from loupe.seen import Bool, find_seen
-from loupe.settings import Draws, HeadStage, Tta
-from loupe.table import Float32, Table
-from loupe.tta import ViewName, first_views
-from loupe.views import count_views, draw_images, list_cuts, training_steps, view_images
+from loupe.runs import Member
+from loupe.settings import Draws, Tta
+from loupe.table import Float32
+from loupe.tta import ViewName
+from loupe.views import draw_images, list_cuts, training_steps, view_images
+
+Trained = TypeVar("Trained", bound=Net)
 
 BATCH = 32
 _MOST_WORKERS = 8  # threads that draw random views ahead of a GPU
@@ -56,7 +55,7 @@ def choose_device(name: str) -> str:
     return name
 
 
-def arrange_memory(network: Classifier, recipe: Recipe) -> Classifier:
+def arrange_memory(network: Trained, recipe: Recipe) -> Trained:
     """Put a network's weights into the memory format that the probe chose."""
     if recipe.engine.channels_last is True:
         return network.to(memory_format=torch.channels_last)
@@ -97,7 +96,7 @@ def compute_features(
     found = []
     for rows in _chunks(len(pixels), BATCH):
         images = stack_images(pixels, rows)
-        inputs = _list_inputs(images, (), tuple(views), pixels.spec, recipe.seed, device)
+        inputs = list_inputs(images, (), tuple(views), pixels.spec, recipe.seed, device)
         found.append(_stack_features(network, inputs, recipe, device))
         _tell(reporter, rows)
     return np.concatenate(found)
@@ -204,42 +203,12 @@ def score_rows(
         keys = [ids[row] for row in chosen]
         images = stack_images(pixels, chosen)
         probs = []
-        for inputs in _list_inputs(images, keys, recipe.tta, pixels.spec, recipe.seed, device):
+        for inputs in list_inputs(images, keys, recipe.tta, pixels.spec, recipe.seed, device):
             with autocast(recipe, device):
                 logits = network(inputs)
             probs.append(to_probabilities(logits, exclusive=exclusive))
         found.append(torch.stack(probs).mean(dim=0).cpu().numpy())
     return np.concatenate(found)
-
-
-def count_run_views(run: Run, *, views: int | None = None) -> int:
-    """Return by what to multiply mean probabilities to get what a run's recipes ask for.
-
-    Args:
-        run: Its recipes say whether votes are averaged or summed.
-        views: As given to `predict`; None takes each recipe's own.
-
-    Returns:
-        1 for means; for sums, the views times crops of each image.
-
-    Raises:
-        RecipeError: members do not agree on `votes`, or sum over other numbers.
-        InputError: there are not so many views.
-    """
-    counts: list[tuple[str, int]] = []
-    for member, _ in run.networks():
-        recipe = member.recipe()
-        tta = recipe.tta if views is None else first_views(views)
-        times = count_views(tta, member.input_spec()) if recipe.votes == "sum" else 1
-        counts.append((member.name, times))
-    if len({times for _, times in counts}) > 1:
-        told = ", ".join(f"{name} x {times}" for name, times in counts)
-        raise RecipeError(
-            f"{run.folder}: with 'votes: sum', members must sum over as many views and crops, but "
-            f"their means would be multiplied by {told}. Write labels or a submission instead, or "
-            "give all members the same 'votes', 'tta' and 'input.crop'."
-        )
-    return counts[0][1]
 
 
 def load_network(member: Member, recipe: Recipe, fold: int, classes: int) -> Classifier:
@@ -264,139 +233,22 @@ def load_network(member: Member, recipe: Recipe, fold: int, classes: int) -> Cla
     return network.eval()
 
 
-def predict(
-    run: Run | str | Path,
-    table: Table,
-    *,
-    views: int | None = None,
-    device: str = "auto",
-    reporter: Reporter | None = None,
-) -> Predictions:
-    """Predict images with the mean of all members and folds of a run.
-
-    Every file is decoded once, for all networks and views. A file that cannot
-    be read keeps its row, with NaN and the reason, and does not stop the rest.
-    Probabilities are means, also if a recipe says `votes: sum` (`count_run_views`).
-
-    Args:
-        run: A finished run, or its folder.
-        table: The images; targets are not needed.
-        views: Number of named views of each crop; None takes each recipe's own.
-        device: `auto` or a torch device.
-        reporter: Told of the images done.
-
-    Returns:
-        A sheet in the order of the table, then its quarantined rows with their
-        reason. A row is marked as not held out if it is an image of the training
-        table: the same file, or an equal one of the same id. Copies under other
-        names are not looked for.
-
-    Raises:
-        RunError: the run is not finished.
-        InputError: the table has no rows, or the device is not there.
-    """
-    run = run if isinstance(run, Run) else open_run(run)
-    if not len(table):
-        raise InputError("there are 0 images to predict; name a table or a folder with images.")
-    reporter = reporter or Silent()
-    trained = run.table()
-    ensemble = _load_ensemble(run, trained, views, choose_device(device))
-    weights = torch.tensor([share for _, share in run.networks()]).view(-1, 1, 1)
-    probs = np.full((len(table), len(trained.classes)), np.nan, np.float32)
-    errors: list[str | None] = [None] * len(table)
-    reporter.begin("predict", len(table))
-    for chunk in prepare_ahead(table.images, [part.spec for part in ensemble]):
-        for row, error in chunk.errors.items():
-            errors[row] = error
-        if len(chunk.rows):
-            ids = [table.ids[row] for row in chunk.rows]
-            exclusive = trained.exclusive
-            probs[chunk.rows] = _score_chunk(ensemble, weights, chunk, ids, exclusive=exclusive)
-        reporter.advance(chunk.end)
-    reporter.end()
-    sheet = Predictions(
-        ids=table.ids,
-        classes=trained.classes,
-        probs=probs,
-        exclusive=trained.exclusive,
-        held_out=~_find_known(table, run),
-        errors=tuple(errors),
-    )
-    return append_quarantined(sheet, table)
-
-
-def _find_known(table: Table, run: Run) -> Bool:
-    """(N,) True for images that some network trained on; a blend's are in several runs."""
-    folders = {member.folder.parent for member, _ in run.networks()}
-    known = [find_seen(table, open_run(folder).table()) for folder in folders]
-    return np.asarray(np.logical_or.reduce(known), np.bool_)
-
-
-_Shared = tuple[Classifier, tuple[Classifier, ...]]
-"""A backbone, and the networks whose other layers share it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One member of an ensemble."""
-
-    spec: InputSpec
-    recipe: Recipe
-    tta: Tta
-    device: str
-    networks: tuple[_Shared, ...]
-
-
-def _load_ensemble(run: Run, table: Table, views: int | None, device: str) -> list[_Part]:
-    parts = []
-    for member, _ in run.networks():
-        recipe = member.recipe()
-        loaded = [load_network(member, recipe, k, len(table.classes)) for k in member.folds]
-        loaded = [arrange_memory(network.to(device), recipe) for network in loaded]
-        chosen = recipe.tta if views is None else first_views(views)
-        networks: tuple[_Shared, ...] = tuple((network, (network,)) for network in loaded)
-        if all(isinstance(stage, HeadStage) for stage in recipe.stages):
-            # Folds differ after pooling only: one pass of the backbone serves them all.
-            networks = ((loaded[0], tuple(loaded)),)
-        parts.append(_Part(member.input_spec(), recipe, chosen, device, networks))
-    return parts
-
-
-@torch.inference_mode()
-def _score_chunk(
-    ensemble: Sequence[_Part], weights: Tensor, chunk: Chunk, ids: Sequence[str], *, exclusive: bool
-) -> Float32:
-    """Mean over views, then folds, then the weighted one over members; (n, C)."""
-    means = [
-        _score_part(part, torch.from_numpy(images), ids, exclusive=exclusive)
-        for part, images in zip(ensemble, chunk.images, strict=True)
-    ]
-    stacked = torch.stack(means).cpu()
-    return (stacked * weights).sum(dim=0).clamp(max=1).numpy()
-
-
-def _score_part(part: _Part, images: Tensor, ids: Sequence[str], *, exclusive: bool) -> Tensor:
-    found = []
-    for start in range(0, len(images), BATCH):
-        here = slice(start, start + BATCH)
-        batches = _list_inputs(
-            images[here], ids[here], part.tta, part.spec, part.recipe.seed, part.device
-        )
-        per_view = []
-        for inputs in batches:
-            for backbone, networks in part.networks:
-                with autocast(part.recipe, part.device):
-                    features = backbone.features(inputs)
-                logits = [network.classify(features) for network in networks]
-                per_view += [to_probabilities(each, exclusive=exclusive) for each in logits]
-        found.append(torch.stack(per_view).mean(dim=0))
-    return torch.cat(found)
-
-
-def _list_inputs(
+def list_inputs(
     images: Tensor, ids: Sequence[str], tta: Tta, spec: InputSpec, seed: int, device: str
 ) -> Iterator[Tensor]:
-    """Yield the (B, h, w, C) inputs of `view_images`; flips are made on the device."""
+    """Yield the inputs of `views.view_images`; flips are made on the device.
+
+    Args:
+        images: (B, H, W, C) uint8, prepared.
+        ids: (B,) seeds of random views.
+        tta: Views.
+        spec: How they were prepared.
+        seed: The recipe's.
+        device: torch device.
+
+    Yields:
+        (B, h, w, C) for each crop and view.
+    """
     if isinstance(tta, Draws):
         workers = _count_workers(device)
         for drawn in view_images(images.numpy(), ids, tta, spec, seed, workers=workers):

@@ -28,7 +28,8 @@ from loupe.predictions import (
     read_predictions,
     write_predictions,
 )
-from loupe.runs import Run, append_event
+from loupe.records import append_event
+from loupe.runs import Run
 from loupe.table import Float32, Int16, Table
 
 

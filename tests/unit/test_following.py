@@ -3,7 +3,7 @@
 import time
 
 from loupe.following import count_events, following
-from loupe.runs import append_event
+from loupe.records import append_event
 
 
 def test_only_whole_lines_of_the_kind_after_the_start_count(tmp_path):

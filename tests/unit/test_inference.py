@@ -13,15 +13,14 @@ from loupe import inference
 from loupe.augment import augment_image, sample_rng
 from loupe.build import Classifier, build_network, resolve_input
 from loupe.caching import Pixels
+from loupe.ensembles import count_run_views, predict
 from loupe.errors import InputError, RecipeError, RunError
 from loupe.images import InputSpec
 from loupe.inference import (
     choose_device,
     compute_drawn_features,
     compute_features,
-    count_run_views,
     load_network,
-    predict,
     score_features,
     score_rows,
     to_probabilities,

@@ -9,7 +9,8 @@ from loupe.errors import RunError
 from loupe.files import replacing, write_json, write_text
 from loupe.images import InputSpec
 from loupe.recipe import Recipe
-from loupe.runs import append_event, create_run, list_versions, open_run
+from loupe.records import append_event, list_versions
+from loupe.runs import create_run, open_run
 
 RECIPES = {"a": Recipe(), "b": Recipe(seed=1)}
 
