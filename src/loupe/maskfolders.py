@@ -1,24 +1,23 @@
-"""Mask folders: images with a mask image each, read as presence of one class.
+"""Mask folders: images with a mask image each, read as one class and its masks.
 
-Owns the search for the mask of an image and the question whether it is empty,
-the only pixels that reading a table looks at. It must not resize or encode masks:
-`Table.masks` stays None, as the size of a mask need not be that of its image.
+Owns the search for the mask of an image; a mask is decoded once, for its presence and
+for `Table.masks`, and is the only picture whose pixels reading a table looks at. It must
+not decide which grey value is inside (that is `maskimages`).
 """
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
-from PIL import Image
 
 from loupe.cells import Cells, read_cells
 from loupe.columns import find_image_column, fold_name, read_ids, refuse_repeats
 from loupe.errors import MaskError, TableError, shorten
+from loupe.executors import count_cores
 from loupe.extras import (
     name_groups,
     note_extras,
@@ -29,14 +28,22 @@ from loupe.extras import (
 )
 from loupe.labels import encode_presence
 from loupe.locating import explain_no_images, list_images, locate_images, strip_extension
+from loupe.maskimages import HOW_TO_WRITE, LEVEL, look_at_mask
+from loupe.masks import Size, encode_rle
 from loupe.runlengths import MASK_CLASS
+from loupe.sources import fit_masks, measure_shown
 from loupe.table import Layout, Table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MASK_LEVEL = 127
-"""A mask's pixel above this value belongs to the class."""
+
+@dataclass(frozen=True, slots=True)
+class ReadMask:
+    """One mask image: its run-length text, "" if it is empty, and its size."""
+
+    text: str
+    size: Size
 
 
 def read_masked(
@@ -85,13 +92,19 @@ def read_masked(
         files = [text.strip() for text in cells.column(column)]
     else:
         files = find_masks([path.relative_to(place).as_posix() for path in located.paths], masks)
-    pairs = [(row, MASK_CLASS) for row, there in enumerate(see_masks(files, masks)) if there]
+    found = read_masks(files, masks)
+    texts = [found[file].text if file else "" for file in files]
+    pairs = [(row, MASK_CLASS) for row, text in enumerate(texts) if text]
+    sizes = {row: found[files[row]].size for row, _ in pairs}
+    shown = measure_shown(located.paths, sizes)
+    fitted, told = fit_masks(tuple((text,) for text in texts), sizes, shown, ids)
     rows = range(len(ids))
     by = f"column {column!r}" if column else "the same file name"
     none = files.count("")
     notes = [
         f"{where}: layout 'masks'; masks in {masks} are found by {by}",
         *([f"{none} images have no mask and count as clean"] if none else []),
+        *told,
     ]
     table = Table(
         ids=tuple(ids),
@@ -104,6 +117,7 @@ def read_masked(
         weights=None if cells is None else read_weights(cells, rows),
         folds=None if cells is None else read_folds(cells, rows),
         teachers=None if cells is None else read_teachers(cells, rows),
+        masks=fitted,
         notes=(*notes, *located.notes),
     )
     if cells is None:
@@ -168,46 +182,44 @@ def _fold_stem(name: str) -> str:
     return unicodedata.normalize("NFC", strip_extension(name))
 
 
-def see_masks(masks: Sequence[str], folder: Path) -> list[bool]:
-    """Tell for each mask whether any of its pixels is above `MASK_LEVEL`.
+def read_masks(masks: Sequence[str], folder: Path) -> dict[str, ReadMask]:
+    """Decode mask images in threads, each file once.
 
     Args:
-        masks: Paths relative to the folder; "" is no mask and counts as empty.
+        masks: Paths relative to the folder, also several times; "" is no mask.
         folder: The masks' folder.
+
+    Returns:
+        Path to the mask, for each file.
 
     Raises:
         MaskError: files are missing or unreadable, or hold small numbers, as
             0/1 masks and maps of class numbers do; all are listed.
     """
+    names = [name for name in dict.fromkeys(masks) if name]
     missing = [name for name in masks if name and not (folder / name).is_file()]
     if missing:
         raise MaskError(f"{folder}: {len(missing)} mask file(s) are missing: {shorten(missing)}.")
-    peaks = {name: _read_peak(folder / name) for name in dict.fromkeys(masks) if name}
-    broken = [f"{name} ({why})" for name, why in peaks.items() if isinstance(why, str)]
+    with ThreadPoolExecutor(count_cores()) as pool:
+        found = dict(zip(names, pool.map(_read_mask, (folder / n for n in names)), strict=True))
+    broken = [f"{name} ({why})" for name, why in found.items() if isinstance(why, str)]
     if broken:
         raise MaskError(f"{folder}: {len(broken)} mask(s) cannot be read: {shorten(broken)}.")
-    levels = {name: peak for name, peak in peaks.items() if not isinstance(peak, str)}
-    faint = [f"{name} (highest value {p})" for name, p in levels.items() if 0 < p <= MASK_LEVEL]
+    faint = [f"{name} (highest value {p:g})" for name, p in found.items() if isinstance(p, float)]
     if faint:
         raise MaskError(
-            f"{folder}: {len(faint)} mask(s) are neither empty nor brighter than {MASK_LEVEL}: "
-            f"{shorten(faint, 4)}. Masks of one class with 0 and 255 are read; write 0/1 masks "
-            "as 0/255, and a map of class numbers as one folder of masks for each class."
+            f"{folder}: {len(faint)} mask(s) are neither empty nor anywhere as bright as {LEVEL:g} "
+            f"of their scale, 128 of 255: {shorten(faint, 4)}. {HOW_TO_WRITE}"
         )
-    return [bool(name) and levels[name] > MASK_LEVEL for name in masks]
+    return {name: mask for name, mask in found.items() if isinstance(mask, ReadMask)}
 
 
-def _read_peak(path: Path) -> int | str:
-    """Return the highest grey value of a mask, or why it cannot be had."""
-    try:
-        with Image.open(path) as image:
-            if image.mode in ("P", "PA"):
-                return "a palette image, as maps of class numbers are"
-            # 16- and 32-bit greys keep their values; all else becomes 0..255.
-            grey = image if image.mode[0] in "IF" else image.convert("L")
-            peak = int(np.asarray(grey).max())
-            lossy = image.format == "JPEG"
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return str(error)
-    # JPEG leaves faint rings in empty masks.
-    return 0 if lossy and peak <= MASK_LEVEL else peak
+def _read_mask(path: Path) -> ReadMask | float | str:
+    """Return a mask; the highest value of a faint one; or why it cannot be read."""
+    seen = look_at_mask(path)
+    if isinstance(seen, str):
+        return seen
+    if seen.faint:
+        return seen.peak
+    height, width = seen.mask.shape
+    return ReadMask(encode_rle(seen.mask), (height, width))

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,22 +21,76 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from loupe.cocomasks import find_polygon, read_coco_rle, spell_coco
+from loupe.cocomasks import spell_coco
 from loupe.errors import MaskError, shorten
 from loupe.files import replacing, write_text
 from loupe.locating import list_images, strip_extension
-from loupe.maskruns import join_runs
-from loupe.masks import decode_rle, encode_rle, measure_rle, read_runs, spell_runs
+from loupe.masks import decode_rle, encode_rle, measure_rle, read_runs
 from loupe.masksheets import Masks
 from loupe.runlengths import MASK_CLASS
-from loupe.sources import check_coco, index_by_id, read_coco_json
+from loupe.sources import (
+    check_coco,
+    index_by_id,
+    read_annotations,
+    read_coco_json,
+    read_entry_size,
+)
 
 Bool = NDArray[np.bool_]
 
 LEVEL = 0.5
 """The share of full brightness from which on a pixel is inside, if none is given."""
+HOW_TO_WRITE = (
+    "Write 0/1 masks as 0/255, a map of class numbers as one folder of masks for each class."
+)
 _BYTE = 255
 _WORD = 65535
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskPixels:
+    """What one mask image shows.
+
+    Attributes:
+        mask: (H, W) bool, True inside.
+        peak: The highest grey value.
+        full: The grey value of full brightness, by the depth of the file.
+        faint: True if it is neither empty nor anywhere as bright as it should be.
+    """
+
+    mask: Bool
+    peak: float
+    full: int
+    faint: bool
+
+
+def look_at_mask(path: str | Path, level: float = LEVEL) -> MaskPixels | str:
+    """Decode one mask image; the one place where a grey value is found inside or not.
+
+    Args:
+        path: See `read_mask_image`.
+        level: See `read_mask_image`.
+
+    Returns:
+        Its pixels, or why it cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode in ("P", "PA"):
+                return "a palette image, as maps of class numbers are"
+            # 16- and 32-bit greys keep their values; all else becomes 0..255.
+            deep = image.mode[0] in "IF"
+            grey = np.asarray(image if deep else image.convert("L"))
+            lossy = image.format == "JPEG"
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return f"cannot be read: {error}"
+    peak = float(grey.max())
+    if deep and (peak > _WORD or float(grey.min()) < 0):
+        return f"values up to {peak:g}; expected 8 or 16 bits"
+    full = _WORD if peak > _BYTE else _BYTE
+    mask: Bool = grey >= level * full
+    # JPEG leaves faint rings in empty masks.
+    return MaskPixels(mask, peak, full, bool(peak) and not lossy and not mask.any())
 
 
 def read_mask_image(path: str | Path, level: float = LEVEL) -> Bool:
@@ -56,29 +111,15 @@ def read_mask_image(path: str | Path, level: float = LEVEL) -> Bool:
     """
     if not 0 < level <= 1:
         raise MaskError(f"level {level}; expected a share of full brightness in (0, 1].")
-    try:
-        with Image.open(path) as image:
-            if image.mode in ("P", "PA"):
-                raise MaskError(f"{path}: a palette image, as maps of class numbers are.")
-            deep = image.mode[0] in "IF"
-            grey = np.asarray(image if deep else image.convert("L"))
-            lossy = image.format == "JPEG"
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        if isinstance(error, MaskError):
-            raise
-        raise MaskError(f"{path}: cannot be read ({error}).") from None
-    peak = float(grey.max())
-    if deep and (peak > _WORD or float(grey.min()) < 0):
-        raise MaskError(f"{path}: values up to {peak:g}; expected 8 or 16 bits.")
-    full = _WORD if peak > _BYTE else _BYTE
-    mask: Bool = grey >= level * full
-    # JPEG leaves faint rings in empty masks.
-    if peak and not lossy and not mask.any():
+    found = look_at_mask(path, level)
+    if isinstance(found, str):
+        raise MaskError(f"{path}: {found}.")
+    if found.faint:
         raise MaskError(
-            f"{path}: neither empty nor as bright as {level:g} (highest value {peak:g} of {full}). "
-            "Write 0/1 masks as 0/255, a map of class numbers as one mask for each class."
+            f"{path}: neither empty nor as bright as {level:g} (highest value {found.peak:g} of "
+            f"{found.full}). {HOW_TO_WRITE}"
         )
-    return mask
+    return found.mask
 
 
 def read_mask_folder(
@@ -202,25 +243,18 @@ def read_coco_masks(path: str | Path) -> Masks:
     names = {e["id"]: str(e["name"]) for e in sorted(whole.get("categories", []), key=index_by_id)}
     notes = whole.get("annotations", [])
     check_coco(path, {**whole, "annotations": notes}, files, names)
-    bare = [repr(e["file_name"]) for e in whole["images"] if not _has_size(e)]
+    given = {entry["id"]: read_entry_size(entry) for entry in whole["images"]}
+    sizes = {key: size for key, size in given.items() if size is not None}
+    bare = [repr(files[key]) for key in given if key not in sizes]
     if bare:
         raise MaskError(f"{path}: {len(bare)} image(s) have no height and width: {shorten(bare)}.")
-    sizes = {e["id"]: (int(e["height"]), int(e["width"])) for e in whole["images"]}
-    found: dict[tuple[object, object], list[str]] = {}
-    faults = []
-    for at, note in enumerate(notes):
-        try:
-            text = _read_segmentation(note.get("segmentation"), *sizes[note["image_id"]])
-        except MaskError as error:
-            faults.append(f"annotation {note.get('id', f'at place {at}')}: {error}")
-            continue
-        found.setdefault((note["image_id"], note["category_id"]), []).append(text)
+    found, faults = read_annotations(notes, sizes)
     if faults:
         raise MaskError(f"{path}: {len(faults)} annotation(s) have no mask. {shorten(faults, 20)}")
     return Masks(
         ids=tuple(files.values()),
         classes=tuple(names.values()),
-        texts=tuple(tuple(_join(found.get((i, c), [])) for c in names) for i in files),
+        texts=tuple(tuple(found.get((i, c), "") for c in names) for i in files),
         sizes=np.array([sizes[key] for key in files], np.int64).reshape(-1, 2),
     )
 
@@ -279,30 +313,6 @@ def _need_sizes(masks: Masks) -> list[tuple[int, int]]:
 def _leaves(name: str) -> bool:
     parts = PurePosixPath(name)
     return not name or parts.is_absolute() or ".." in parts.parts
-
-
-def _has_size(entry: Mapping[str, Any]) -> bool:
-    sides = (entry.get("height"), entry.get("width"))
-    return all(isinstance(side, int) and side > 0 for side in sides)
-
-
-def _read_segmentation(segmentation: object, height: int, width: int) -> str:
-    if isinstance(segmentation, dict):
-        size = segmentation.get("size")
-        if list(size or ()) != [height, width]:
-            raise MaskError(f"run lengths of size {size}, but the image has [{height}, {width}].")
-        return read_coco_rle(segmentation)
-    if isinstance(segmentation, list) and segmentation:
-        # One outline may stand without the list around it.
-        outlines = segmentation if isinstance(segmentation[0], list) else [segmentation]
-        runs = [find_polygon(points, height, width) for points in outlines]
-        return spell_runs(join_runs(np.concatenate(runs)))
-    raise MaskError("no segmentation; expected polygons or run lengths.")
-
-
-def _join(texts: Sequence[str]) -> str:
-    runs = [read_runs(text) for text in texts]
-    return spell_runs(join_runs(np.concatenate(runs))) if runs else ""
 
 
 def _bound(text: str, height: int) -> list[int]:

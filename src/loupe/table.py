@@ -90,8 +90,8 @@ class Table:
         teachers: (N,) the run whose networks made the label of a row, as a folder or
             `<folder>#fold-<k>`; "" where people did. None: people labelled all rows.
         masks: (N, C) run-length text, see `loupe.masks`, of the image as it is shown
-            (after its EXIF turn); "" for no mask. None where the table brings none:
-            tables of run lengths do, mask images and COCO files do not yet.
+            (after its EXIF turn); "" for no mask. None where the table brings none, or mask
+            images or COCO annotations do not fit the images: the notes say why.
         quarantined: Rows set aside by `check --quarantine`.
         origin: How these targets came to be; part of the digest.
         notes: What the reader saw and did, for the screen.

@@ -31,7 +31,7 @@ def touch(folder, *names):
 
 
 def put(folder, text, name="labels.csv", *, images=("a.jpg", "b.jpg", "c.jpg")):
-    """Write a table beside (empty) image files: reading a table opens none."""
+    """Write a table beside (empty) image files: reading most tables opens none."""
     touch(folder, *images)
     path = folder / name
     path.write_bytes(text.encode() if isinstance(text, str) else text)
@@ -948,6 +948,82 @@ class TestMasks:
         with pytest.raises(MaskError, match=r"1 mask\(s\) cannot be read: a\.png"):
             read_table(put(tmp_path, "image\na.jpg\n"), masks=tmp_path / "m")
 
+    def test_keeps_the_masks_of_its_images(self, tmp_path):
+        for name in ("a", "b", "c"):
+            draw(tmp_path / f"i/{name}.png", [[9] * 4] * 3)
+        draw(tmp_path / "m/a.png", [[0, 127, 128, 0], [0, 0, 255, 0], [200, 0, 0, 0]])
+        draw(tmp_path / "m/b.png", [[0] * 4] * 3)
+        table = read_table(tmp_path / "i", masks=tmp_path / "m")
+        # Down the columns: pixel 3, then 7 and 8.
+        assert table.masks == (("3 1 7 2",), ("",), ("",))
+        assert sheet(table) == [[bool(text) for text in row] for row in table.masks]
+        write_snapshot(table, tmp_path / "t.parquet")
+        again = read_snapshot(tmp_path / "t.parquet")
+        assert (again.masks, again.digest()) == (table.masks, table.digest())
+        assert replace(table, masks=None).digest() != table.digest()
+
+    def test_one_mask_can_be_that_of_several_images(self, tmp_path):
+        path = put(tmp_path, "image,mask\na.png,x.png\nb.png,\nc.png,x.png\n")
+        draw(tmp_path / "a.png", [[1, 1]] * 2)
+        draw(tmp_path / "c.png", [[1, 1]])
+        draw(tmp_path / "b.png", [[1, 1]])
+        draw(tmp_path / "m/x.png", [[0, 255]] * 2)
+        table = read_table(path, masks=tmp_path / "m")
+        assert table.masks == (("3 2",), ("",), ("2 1",))
+
+    def test_16_bit_masks_are_cut_by_share(self, tmp_path):
+        rows = np.array([[0, 32767, 32768, 65535]], np.uint16)
+        for name, values in (("a", rows), ("b", rows // 257), ("c", rows * 0)):
+            draw(tmp_path / f"i/{name}.png", [[9] * 4])
+            path = tmp_path / f"m/{name}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(values).save(path)
+        table = read_table(tmp_path / "i", masks=tmp_path / "m")
+        assert table.masks == (("3 2",), ("4 1",), ("",))
+
+    def test_masks_of_another_size_are_resized_and_told(self, tmp_path):
+        for name in ("a", "b"):
+            draw(tmp_path / f"i/{name}.png", [[9] * 2] * 3)
+        draw(tmp_path / "m/a.png", [[0, 0, 255, 255]] * 6)
+        draw(tmp_path / "m/b.png", [[255, 0]] * 3)
+        table = read_table(tmp_path / "i", masks=tmp_path / "m")
+        assert table.masks == (("4 3",), ("1 3",))
+        assert has_note(
+            table,
+            "the masks of 1 image(s) have another size (height x width) than the image and are "
+            "resized to it: 'a.png' (6 x 4 for an image of 3 x 2)",
+        )
+
+    def test_a_mask_that_resizing_loses_costs_no_label(self, tmp_path):
+        draw(tmp_path / "i/a.png", [[9] * 2] * 2)
+        draw(tmp_path / "m/a.png", [[255, 0, 0, 0], [0] * 4, [0] * 4, [0] * 4])
+        table = read_table(tmp_path / "i", masks=tmp_path / "m")
+        assert (table.masks, sheet(table)) == (None, [[1]])
+        assert any("no masks are kept: at the size of the image no pixel" in n for n in table.notes)
+
+    @pytest.mark.parametrize("as_shown", [True, False])
+    def test_masks_are_of_the_image_as_it_is_shown(self, tmp_path, as_shown):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        (tmp_path / "i").mkdir()
+        Image.new("L", (4, 2)).save(tmp_path / "i/a.jpg", exif=exif)
+        tall = np.array([[0, 0], [0, 255], [0, 0], [0, 0]])
+        draw(tmp_path / "m/a.png", tall if as_shown else tall.T)
+        table = read_table(tmp_path / "i", masks=tmp_path / "m")
+        assert sheet(table) == [[1]]
+        assert table.masks == ((("6 1",),) if as_shown else None)
+        told = "are turned against the image as it is shown (EXIF): 'a.jpg' (2 x 4 for an image of"
+        assert any(told in note for note in table.notes) != as_shown
+
+    def test_masks_of_images_that_cannot_be_read_are_kept_and_told(self, tmp_path):
+        touch(tmp_path, "i/a.jpg", "i/b.jpg")
+        draw(tmp_path / "m/a.png", [[0, 255]])
+        draw(tmp_path / "m/b.png", [[0, 0]])
+        table = read_table(tmp_path / "i", masks=tmp_path / "m")
+        assert table.masks == (("2 1",), ("",))
+        told = "the size of 1 image(s) with masks cannot be read"
+        assert any(told in note and "'a.jpg' (1 x 2)" in note for note in table.notes)
+
 
 WHOLE = {
     "images": [{"id": 5, "file_name": "b.jpg"}, {"id": 3, "file_name": "a.jpg"}],
@@ -986,6 +1062,93 @@ class TestCoco:
             read_table(self.write(tmp_path, images=[{"id": 1}]))
         with pytest.raises(TableError, match="not readable as JSON"):
             read_table(put(tmp_path, "{", "coco.json"))
+
+
+SQUARE = [[1, 1, 3, 1, 3, 3, 1, 3]]
+"""Rows and columns 1 and 2."""
+
+
+def draw_coco(folder, *annotations, size=(4, 5), **changes):
+    """Write a COCO file of two images of 4 x 5 pixels; only the first has its size in it."""
+    draw(folder / "a.png", [[9] * 5] * 4)
+    draw(folder / "b.png", [[9] * 5] * 4)
+    images = [
+        {"id": 5, "file_name": "a.png", "height": size[0], "width": size[1]},
+        {"id": 3, "file_name": "b.png"},
+    ]
+    notes = [
+        {"image_id": image, "category_id": category, "segmentation": segmentation}
+        for image, category, segmentation in annotations
+    ]
+    whole = WHOLE | {"images": images, "annotations": notes} | changes
+    return put(folder, json.dumps(whole), "coco.json", images=())
+
+
+@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
+class TestMasksOfCoco:
+    def test_keeps_them_by_row_and_class(self, tmp_path):
+        counts = {"size": [4, 5], "counts": [0, 1, 19]}
+        table = read_table(
+            draw_coco(tmp_path, (5, 7, SQUARE), (5, 7, counts), (3, 2, SQUARE), (3, 7, counts))
+        )
+        assert table.classes == ("pit", "rust")
+        assert table.masks == (("", "1 1 6 2 10 2"), ("6 2 10 2", "1 1"))
+        assert sheet(table) == [[0, 1], [1, 1]]
+        write_snapshot(table, tmp_path / "t.parquet")
+        again = read_snapshot(tmp_path / "t.parquet")
+        assert (again.masks, again.digest()) == (table.masks, table.digest())
+
+    def test_a_name_map_may_hold_more_classes(self, tmp_path):
+        names = {"rust": "Rust", "dent": "Dent", "pit": "Pit"}
+        table = read_table(draw_coco(tmp_path, (5, 7, SQUARE), (3, 2, SQUARE)), names=names)
+        present = [[bool(text) for text in row] for row in table.masks]
+        assert (len(table.classes), sheet(table)) == (3, present)
+        assert table.masks[0][table.classes.index("Rust")] == "6 2 10 2"
+
+    def test_collapsed_classes_join_theirs(self, tmp_path):
+        path = draw_coco(tmp_path, (5, 7, SQUARE), (5, 2, [[0, 0, 2, 0, 2, 2, 0, 2]]))
+        assert read_table(path, any_class="any").masks == (("1 2 5 3 10 2",), ("",))
+
+    def test_without_annotations_all_are_empty(self, tmp_path):
+        assert read_table(draw_coco(tmp_path)).masks == (("", ""), ("", ""))
+
+    def test_boxes_alone_are_labels(self, tmp_path):
+        table = read_table(draw_coco(tmp_path, (5, 7, []), (3, 7, None)))
+        assert (table.masks, sheet(table)) == (None, [[0, 1], [0, 1]])
+        assert has_note(table, "its annotations have no masks")
+
+    @pytest.mark.parametrize(
+        ("segmentation", "told"),
+        [
+            ([[1, 1, 3, 1]], "annotation at place 1: a polygon of 4 value(s)"),
+            ([], "annotation at place 1: no segmentation"),
+            ([[1, 1, 3, 1, 3, 3], 7], "annotation at place 1: polygons among other values"),
+            ({"size": 20, "counts": [20]}, "annotation at place 1: run lengths of size 20"),
+            ([[1, 1, 1.1, 1, 1.1, 1.1]], "the masks of a class in 'b.png' have no pixel"),
+        ],
+    )
+    def test_what_is_no_mask_is_told_and_costs_no_label(self, tmp_path, segmentation, told):
+        table = read_table(draw_coco(tmp_path, (5, 7, SQUARE), (3, 2, segmentation)))
+        assert (table.masks, sheet(table)) == (None, [[0, 1], [1, 0]])
+        start = f"no masks are kept: 1 are absent or not valid: {told}"
+        assert sum(note.startswith(start) for note in table.notes) == 1
+
+    def test_another_size_than_the_images_is_told(self, tmp_path):
+        table = read_table(draw_coco(tmp_path, (5, 7, [[0, 0, 4, 0, 4, 8, 0, 8]]), size=(8, 10)))
+        assert table.masks == (("", "1 8"), ("", ""))
+        assert any(
+            "resized to it: 'a.png' (8 x 10 for an image of 4 x 5)" in n for n in table.notes
+        )
+        table = read_table(draw_coco(tmp_path, (5, 7, SQUARE), size=(5, 4)))
+        assert table.masks is None
+        assert any("'a.png' (5 x 4 for an image of 4 x 5)" in note for note in table.notes)
+
+    def test_a_mask_without_any_size_is_told(self, tmp_path):
+        path = draw_coco(tmp_path, (3, 7, SQUARE))
+        (tmp_path / "b.png").write_bytes(b"")
+        table = read_table(path)
+        assert (table.masks, sheet(table)) == (None, [[0, 0], [0, 1]])
+        assert any("neither the file nor the image itself gives" in note for note in table.notes)
 
 
 class TestAnyClass:

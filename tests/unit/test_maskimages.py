@@ -155,15 +155,19 @@ def test_annotations_without_masks_are_all_told(tmp_path):
         (2, {"bbox": [0, 0, 1, 1]}),
         (3, {"segmentation": {"size": [5, 4], "counts": [20]}}),
         (4, {"segmentation": {"size": [4, 5], "counts": [19]}}),
+        (5, {"segmentation": [[1, 1, 3, 1, 3, 3], "x"]}),
+        (6, {"segmentation": {"size": 20, "counts": [20]}}),
     ]
     with pytest.raises(MaskError) as caught:
         read_coco_masks(coco(tmp_path, notes))
     for part in (
-        "4 annotation(s) have no mask",
+        "6 annotation(s) have no mask",
         "annotation 1: a polygon of 4 value(s)",
         "annotation 2: no segmentation",
         "annotation 3: run lengths of size [5, 4], but the image has [4, 5]",
         "annotation 4: counts that add up to 19",
+        "annotation 5: polygons among other values",
+        "annotation 6: run lengths of size 20, but the image has [4, 5]",
     ):
         assert part in str(caught.value)
     with pytest.raises(MaskError, match=r"1 image\(s\) have no height and width: 'a.jpg'"):
