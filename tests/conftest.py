@@ -37,6 +37,18 @@ HEAD = {
     "tta": ["identity", "hflip"],
     "engine": ENGINE,
 }
+MASKS = {
+    "seed": 3,
+    "network": {"name": "test_resnet", "pretrained": False},
+    "input": {"size": 32},
+    "decoder": {"options": {"decoder_channels": [8, 8, 8, 4, 4]}},
+    "mask_loss": {"over": "batch"},
+    "augment": ["HorizontalFlip"],
+    "optimizer": {"lr": 3e-3},
+    "stages": [{"train": "all", "epochs": 3}],
+    "batch_size": 4,
+    "engine": ENGINE,
+}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -143,3 +155,53 @@ def finished(
 
     out = tmp_path_factory.mktemp("runs") / "finished"
     return train(exclusive, members, out, weights=weights, executor="serial", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Table:
+    """12 images of 32 x 40 pixels with squares of two classes, red and green; two folds."""
+    from PIL import Image
+
+    from loupe.masks import encode_rle
+    from loupe.table import Layout
+
+    folder = tmp_path_factory.mktemp("masked")
+    rng = np.random.default_rng(5)
+    masks = np.zeros((12, 2, 32, 40), bool)
+    for row in range(12):
+        pixels = rng.integers(0, 60, (32, 40, 3), dtype=np.uint8)
+        for column in range(2):
+            if row >> column & 1:  # all four label sets, in each fold
+                top, left = rng.integers(0, 16, 2)
+                masks[row, column, top : top + 14, left : left + 14] = True
+            pixels[masks[row, column], column] = 230
+        Image.fromarray(pixels).save(folder / f"{row:02}.png")
+    names = tuple(f"{row:02}.png" for row in range(12))
+    header = ("ImageId", "ClassId", "EncodedPixels")
+    return Table(
+        ids=names,
+        images=tuple(folder / name for name in names),
+        classes=("red", "green"),
+        targets=masks.any(axis=(2, 3)).astype(np.float32),
+        exclusive=False,
+        layout=Layout(name="rle-rows", image_column=header[0], label_column=header[1:]),
+        masks=tuple(tuple(encode_rle(mask) for mask in row) for row in masks),
+        folds=(np.arange(12) // 4 % 2).astype(np.int16),
+    )
+
+
+@pytest.fixture(scope="session")
+def drawing() -> dict[str, Recipe]:
+    """A member that draws masks."""
+    return {"unet": Recipe.model_validate(MASKS)}
+
+
+@pytest.fixture(scope="session")
+def segmented(
+    tmp_path_factory: pytest.TempPathFactory, masked: Table, drawing: dict[str, Recipe]
+) -> Any:
+    """A finished run of a segmenter on two folds; copy it before changing it."""
+    from loupe.training import train
+
+    out = tmp_path_factory.mktemp("runs") / "segmented"
+    return train(masked, drawing, out, executor="serial", device="cpu")

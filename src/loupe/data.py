@@ -23,13 +23,30 @@ from torch import Tensor
 from loupe.augment import Steps, augment_image, augment_labelled, drops_masks, sample_rng
 from loupe.caching import Pixels
 from loupe.decoding import read_size
-from loupe.errors import MaskError
+from loupe.errors import InputError, MaskError
 from loupe.images import prepare_masks
+from loupe.maskcrops import augment_masked
 from loupe.masks import decode_rle
 from loupe.table import Float32
 
 Rows = NDArray[np.intp]
+Texts = tuple[tuple[str, ...], ...]
 _AHEAD = 4  # batches made ready while one is computed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Framed:
+    """Masks to be learnt.
+
+    Attributes:
+        texts: (N, C) run-length text in the frame of the prepared images.
+        crop: Height and width of the random crops that the network sees; None for all.
+        nonempty: Of the crops of an image with masks, the share that must show one.
+    """
+
+    texts: Texts
+    crop: tuple[int, int] | None
+    nonempty: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +61,7 @@ class Samples:
         steps: Random transforms.
         seed: The recipe's.
         masks: (N, C) run-length text of what the labels mean, for `MaskDropout`; or None.
+        framed: The masks, where these are what is learnt; None where labels are.
     """
 
     pixels: Pixels
@@ -52,7 +70,8 @@ class Samples:
     weights: Float32 | None
     steps: Steps
     seed: int
-    masks: tuple[tuple[str, ...], ...] | None = None
+    masks: Texts | None = None
+    framed: Framed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +80,7 @@ class Batch:
 
     Attributes:
         inputs: Images (B, H, W, C) uint8, or features (B, D).
-        targets: (B, C).
+        targets: Labels (B, C), or masks (B, C, H, W) uint8 of 0 and 1.
         weights: (B,) or None.
     """
 
@@ -138,12 +157,49 @@ def stack_images(pixels: Pixels, rows: Rows) -> Tensor:
     return torch.from_numpy(np.stack([pixels[row] for row in rows]))
 
 
+def stack_masks(samples: Samples, rows: Rows) -> Tensor:
+    """Return masks in the frame of the prepared images as they are, (B, C, H, W) uint8."""
+    masks = np.stack([_read_masks(samples, row) for row in rows])
+    return torch.from_numpy(np.ascontiguousarray(masks.transpose(0, 3, 1, 2)))
+
+
 def _make_batch(samples: Samples, rows: Rows, epoch: int) -> Batch:
-    drawn = [_augmented(samples, row, epoch) for row in rows]
+    draw = _augmented if samples.framed is None else _augmented_masks
+    drawn = [draw(samples, row, epoch) for row in rows]
     weights = None if samples.weights is None else torch.from_numpy(samples.weights[rows])
     images = torch.from_numpy(np.stack([image for image, _ in drawn]))
     targets = torch.from_numpy(np.stack([target for _, target in drawn]))
     return Batch(images, targets, weights)
+
+
+def _augmented_masks(
+    samples: Samples, row: int, epoch: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return an image and its masks (C, h, w), moved alike."""
+    framed = _framed(samples)
+    image, masks = augment_masked(
+        np.asarray(samples.pixels[row]),
+        _read_masks(samples, row),
+        samples.steps,
+        sample_rng(samples.seed, epoch, samples.ids[row]),
+        crop=framed.crop,
+        nonempty=framed.nonempty,
+    )
+    return image, np.ascontiguousarray(masks.transpose(2, 0, 1))
+
+
+def _read_masks(samples: Samples, row: int) -> NDArray[np.uint8]:
+    """Decode the masks of one row in the frame of its prepared image, (h, w, C)."""
+    spec = samples.pixels.spec
+    texts = _framed(samples).texts[row]
+    masks = [decode_rle(text, spec.height, spec.width) for text in texts]
+    return np.stack(masks, axis=2).view(np.uint8)
+
+
+def _framed(samples: Samples) -> Framed:
+    if samples.framed is None:
+        raise InputError("these samples have labels, but no masks to be learnt.")
+    return samples.framed
 
 
 def _augmented(samples: Samples, row: int, epoch: int) -> tuple[NDArray[np.uint8], Float32]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,33 +18,31 @@ from torch import Tensor, nn
 from loupe.augment import sample_rng
 from loupe.averaging import MovingAverage
 from loupe.build import autocast
-from loupe.choices import Loss, Schedule
+from loupe.choices import Schedule
 from loupe.control import Control, best_weights, gave_up, react
 from loupe.data import Batch, Rows, Samples, gather_features, load_batches, order_batches
 from loupe.errors import LoupeError
-from loupe.evaluation import evaluate
 from loupe.features import Features
 from loupe.heads import fit_head
-from loupe.losses import LossFunction, build_loss, weigh_classes
 from loupe.mixing import mix_batch, mixes
-from loupe.networks import Classifier, freeze_layers, freeze_norms
+from loupe.networks import Classifier, Net, freeze_layers, freeze_norms
 from loupe.optimizers import build_optimizer, clip_gradients, set_rate
 from loupe.sampling import draw_rows
 from loupe.schedules import rate_at
 from loupe.settings import FullStage, HeadStage, Mixing
-from loupe.tasks import Epoch, Progress, Task
+from loupe.tasks import Epoch, Progress, Task, TaskLoss
 
-OnEpoch = Callable[[Epoch, Classifier, Progress], None]
+OnEpoch = Callable[[Epoch, Net, Progress], None]
 OnBatch = Callable[[Batch], None]
 
 
 def fit(
-    network: Classifier,
+    network: Net,
     task: Task,
     progress: Progress,
     on_epoch: OnEpoch,
     on_first_batch: OnBatch = lambda _: None,
-) -> Classifier:
+) -> Net:
     """Train a network through the stages of its recipe.
 
     Args:
@@ -65,7 +63,7 @@ def fit(
     while progress.stage < len(task.recipe.stages):
         stage = task.recipe.stages[progress.stage]
         if isinstance(stage, HeadStage) and stage.epochs is None:
-            epoch = _solve_head(network, stage, task, progress)
+            epoch = _solve_head(_as_classifier(network), stage, task, progress)
             _enter_next_stage(progress)
             # Told last, so that a continued training does not fit and count it twice.
             on_epoch(epoch, network, progress)
@@ -88,7 +86,7 @@ class _Plan:
     frozen: tuple[str, ...]
     freeze_norm: bool = False
     schedule: Schedule
-    loss: LossFunction
+    loss: TaskLoss
     mixing: Mixing
     samples: Samples
     features: Features | None = None
@@ -97,7 +95,7 @@ class _Plan:
 def _plan_stage(stage: HeadStage | FullStage, task: Task, progress: Progress) -> _Plan:
     recipe = task.recipe
     lr, schedule = stage.lr or recipe.optimizer.lr, stage.schedule or recipe.schedule
-    loss = _loss_for(task, stage.loss)
+    loss = task.aim.build_loss(stage.loss)
     if isinstance(stage, HeadStage):
         return _Plan(
             epochs=stage.epochs or 0,
@@ -110,7 +108,6 @@ def _plan_stage(stage: HeadStage | FullStage, task: Task, progress: Progress) ->
             samples=task.samples,
             features=_features_of(task),
         )
-    pixels = task.sizes.get(progress.stage)
     return _Plan(
         epochs=stage.epochs,
         stop_after=stage.stop_after or stage.epochs,
@@ -122,7 +119,7 @@ def _plan_stage(stage: HeadStage | FullStage, task: Task, progress: Progress) ->
         schedule=schedule,
         loss=loss,
         mixing=stage.mixing or recipe.mixing,
-        samples=task.samples if pixels is None else replace(task.samples, pixels=pixels),
+        samples=task.sizes.get(progress.stage, task.samples),
     )
 
 
@@ -130,6 +127,12 @@ def _enter_next_stage(progress: Progress) -> None:
     progress.stage += 1
     progress.epoch = 0
     progress.optimizer = progress.average = progress.scaler = progress.control = None
+
+
+def _as_classifier(network: Net) -> Classifier:
+    if not isinstance(network, Classifier):
+        raise LoupeError("a head stage fits pooled features, which only classifiers have.")
+    return network
 
 
 def _features_of(task: Task) -> Features:
@@ -140,7 +143,7 @@ def _features_of(task: Task) -> Features:
 
 def _solve_head(network: Classifier, stage: HeadStage, task: Task, progress: Progress) -> Epoch:
     """Solve for the last layer on frozen features."""
-    features, loss = _features_of(task), _loss_for(task, stage.loss)
+    features, loss = _features_of(task), task.aim.build_loss(stage.loss)
     fitted = fit_head(
         features.values[:, list(features.fitted)],
         task.samples,
@@ -162,22 +165,22 @@ def _solve_head(network: Classifier, stage: HeadStage, task: Task, progress: Pro
 class _Stage:
     """One stage under way: what is trained, by what, and how it is doing."""
 
-    network: Classifier
+    network: Net
     plan: _Plan
     still: tuple[nn.Module, ...]
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    average: MovingAverage[Classifier] | None
+    average: MovingAverage[Net] | None
     control: Control
 
     @property
-    def followed(self) -> Classifier:
+    def followed(self) -> Net:
         """The network whose metrics count: the moving average, if there is one."""
         return self.average.network if self.average else self.network
 
 
 def _train_stage(
-    network: Classifier,
+    network: Net,
     plan: _Plan,
     task: Task,
     progress: Progress,
@@ -210,7 +213,7 @@ def _changing(stage: _Stage) -> dict[str, Tensor]:
     return {name: value for name, value in weights.items() if not name.startswith("backbone.")}
 
 
-def _start_stage(network: Classifier, plan: _Plan, task: Task, progress: Progress) -> _Stage:
+def _start_stage(network: Net, plan: _Plan, task: Task, progress: Progress) -> _Stage:
     """Set a stage up, or as it was when it was interrupted."""
     recipe = task.recipe
     still = freeze_layers(network, plan.frozen)
@@ -329,7 +332,7 @@ def _train_step(stage: _Stage, batch: Batch, task: Task) -> Tensor:
     inputs = batch.inputs.to(task.device, non_blocking=True)
     on_features = stage.plan.features is not None
     with autocast(task.recipe, task.device):
-        logits = network.classify(inputs) if on_features else network(inputs)
+        logits = _as_classifier(network).classify(inputs) if on_features else network(inputs)
     weights = None if batch.weights is None else batch.weights.to(task.device)
     value = stage.plan.loss(logits, batch.targets.to(task.device), weights) + network.penalty()
     optimizer.zero_grad(set_to_none=True)
@@ -354,29 +357,11 @@ def _seed(seed: int, device: str) -> None:
         torch.manual_seed(seed)
 
 
-def _loss_for(task: Task, loss: Loss | None) -> LossFunction:
-    """Return the loss of a stage; class weights are those of the training rows."""
-    chosen = loss or task.recipe.loss
-    targets = torch.from_numpy(task.samples.targets[task.rows])
-    weights = weigh_classes(chosen, targets, task.classes, exclusive=task.exclusive)
-    weights = None if weights is None else weights.to(task.device)
-    return build_loss(chosen, exclusive=task.exclusive, class_weights=weights)
-
-
 def _measure(
-    network: Classifier, rows: Rows, task: Task, loss: LossFunction, features: Features | None
+    network: Net, rows: Rows, task: Task, loss: TaskLoss, features: Features | None
 ) -> dict[str, float]:
-    return evaluate(
-        network,
-        task.samples,
-        rows,
-        task.recipe,
-        loss,
-        classes=task.classes,
-        exclusive=task.exclusive,
-        device=task.device,
-        features=None if features is None else features.values[:, features.plain],
-    )
+    plain = None if features is None else features.values[:, features.plain]
+    return task.aim.measure(network, task.samples, rows, loss, plain)
 
 
 def _step_seed(seed: int, epoch: int, step: int) -> int:

@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from loupe.build import build_network
+from loupe.aims import aim_at_labels, aim_at_masks
+from loupe.architectures import create_network
 from loupe.caching import Pixels, read_pixels
-from loupe.data import Batch, Rows, Samples
+from loupe.data import Batch, Framed, Rows, Samples
+from loupe.dices import Pairs
 from loupe.errors import InputError, RecipeError
 from loupe.executors import count_cores
 from loupe.features import Features, head_only, load_features, needs_features
@@ -29,17 +31,20 @@ from loupe.fitting import fit
 from loupe.folds import inner_split
 from loupe.images import InputSpec
 from loupe.inference import arrange_memory, score_features, score_rows
-from loupe.networks import Classifier
+from loupe.maskevaluation import name_metrics
+from loupe.maskframes import read_frames
+from loupe.networks import Classifier, Net
 from loupe.pictures import caption, save_batch
 from loupe.predictions import Predictions, write_predictions
 from loupe.recipe import Recipe
-from loupe.runs import REFIT, Fold, Member, Run, append_event, open_run
+from loupe.records import append_event
+from loupe.runs import REFIT, Fold, Member, Run, open_run
 from loupe.settings import FullStage, HeadStage
 from loupe.starts import match_folds
 from loupe.table import HOLDOUT, Float32, Int16, Table
-from loupe.tasks import Epoch, Progress, Task
+from loupe.tasks import Aim, Epoch, Progress, Task
 from loupe.views import training_steps
-from loupe.watching import list_metrics, measure
+from loupe.watching import measure
 
 SAVE_EVERY_S = 10.0
 """Epochs that end sooner after the last saved state are repeated by a continued run."""
@@ -81,7 +86,7 @@ def run_job(job: Job) -> None:
     columns = _history_columns(task)
     saved = time.monotonic()
 
-    def on_epoch(epoch: Epoch, current: Classifier, now: Progress) -> None:
+    def on_epoch(epoch: Epoch, current: Net, now: Progress) -> None:
         nonlocal saved
         # The history comes first: lines past the state are cut when the epoch is repeated.
         _append_history(files, epoch, now.total_epochs, columns)
@@ -95,9 +100,11 @@ def run_job(job: Job) -> None:
 
     network = fit(network, task, progress, on_epoch, on_first_batch)
     _save_weights(files, network)
-    if job.fold != REFIT:
+    if job.fold != REFIT and not run.segments:
         held = _rows_of(run.table(), job.fold)
-        _save_predictions(run, job, held, _predict_held_out(network, task, held, job))
+        _save_predictions(
+            run, job, held, _predict_held_out(_as_classifier(network), task, held, job)
+        )
     seconds = round(time.perf_counter() - started, 2)
     write_json(files.done_mark, {"seconds": seconds})
     files.state.unlink(missing_ok=True)
@@ -108,25 +115,46 @@ def _make_task(run: Run, job: Job) -> Task:
     table = run.table()
     member = run.member(job.member)
     recipe, spec = member.recipe(), member.input_spec()
-    pixels = read_pixels(table.images, spec, limit_bytes=job.cache_bytes)
     rows, watched, inner = _training_rows(table, recipe, job.fold)
-    sizes = {
-        number: read_pixels(table.images, sized, limit_bytes=job.cache_bytes)
-        for number, sized in stage_specs(recipe, spec).items()
-    }
+
+    def sample(sized: InputSpec) -> Samples:
+        pixels = read_pixels(table.images, sized, limit_bytes=job.cache_bytes)
+        return _samples(run, table, pixels, recipe, rows)
+
+    classes, _ = learnt_classes(table, recipe)
     return Task(
         recipe=recipe,
-        samples=_samples(table, pixels, recipe, rows),
+        samples=sample(spec),
         rows=rows,
         watched=watched,
         inner=inner,
-        classes=table.classes,
+        classes=classes,
         exclusive=table.exclusive,
         features=_load_features(member, job, recipe),
-        sizes=sizes,
+        sizes={number: sample(sized) for number, sized in stage_specs(recipe, spec).items()},
+        aim=_choose_aim(table, recipe, rows, job.device),
         device=job.device,
         loaders=1 if job.device == "cpu" else min(8, count_cores()),
     )
+
+
+def _choose_aim(table: Table, recipe: Recipe, rows: Rows, device: str) -> Aim:
+    if recipe.decoder is not None:
+        return aim_at_masks(recipe, learnt_classes(table, recipe)[0], device=device)
+    targets = table.targets[rows].astype(np.float32)
+    return aim_at_labels(recipe, targets, table.classes, exclusive=table.exclusive, device=device)
+
+
+def learnt_classes(table: Table, recipe: Recipe) -> tuple[tuple[str, ...], list[int]]:
+    """Return the classes that a member learns, and their columns in the table.
+
+    Args:
+        table: Whose classes.
+        recipe: A segmenter may learn some of them.
+    """
+    chosen = recipe.masks.classes if recipe.decoder is not None else ()
+    columns = [k for k, name in enumerate(table.classes) if name in chosen or not chosen]
+    return tuple(table.classes[k] for k in columns), columns
 
 
 def stage_specs(recipe: Recipe, spec: InputSpec) -> dict[int, InputSpec]:
@@ -143,17 +171,27 @@ def stage_specs(recipe: Recipe, spec: InputSpec) -> dict[int, InputSpec]:
     }
 
 
-def _samples(table: Table, pixels: Pixels, recipe: Recipe, rows: Rows) -> Samples:
+def _samples(run: Run, table: Table, pixels: Pixels, recipe: Recipe, rows: Rows) -> Samples:
     # Mean 1 over the rows trained on, so that their unit does not act as a rate.
     weights = None if table.weights is None else table.weights / table.weights[rows].mean()
+    _, columns = learnt_classes(table, recipe)
+    framed = None
+    if recipe.decoder is not None:
+        frames = read_frames(run.frames(pixels.spec))
+        framed = Framed(
+            texts=tuple(tuple(texts[k] for k in columns) for texts in frames),
+            crop=pixels.spec.crop,
+            nonempty=recipe.masks.nonempty_crops,
+        )
     return Samples(
         pixels=pixels,
         ids=table.ids,
-        targets=table.targets.astype(np.float32),
+        targets=table.targets[:, columns].astype(np.float32),
         weights=weights,
-        steps=training_steps(recipe.augment, pixels.spec),
+        steps=recipe.augment if framed else training_steps(recipe.augment, pixels.spec),
         seed=recipe.seed,
         masks=table.masks,
+        framed=framed,
     )
 
 
@@ -162,6 +200,8 @@ def _training_rows(table: Table, recipe: Recipe, fold: int) -> tuple[Rows, Rows,
     folds = _folds(table)
     held = np.zeros(len(table), np.bool_) if fold == REFIT else folds == fold
     rows = np.flatnonzero(~held & (folds != HOLDOUT))
+    if recipe.decoder is not None and recipe.masks.rows == "nonempty":
+        rows = rows[(table.targets[rows][:, learnt_classes(table, recipe)[1]] > 0).any(axis=1)]
     watched = np.zeros(0, np.intp)
     if recipe.watched_metrics and recipe.control_on == "heldout" and fold != REFIT:
         watched = np.flatnonzero(held)
@@ -186,9 +226,8 @@ def check_watched(table: Table, folds: Sequence[int], recipe: Recipe) -> None:
     """
     for fold in folds if recipe.watched_metrics else ():
         _, watched, _ = _training_rows(table, recipe, fold)
-        targets = table.targets[watched].astype(np.float32)
         # Of perfect predictions every metric has a value, unless a class is missing.
-        values = measure(targets, targets, 0.0, classes=table.classes, exclusive=table.exclusive)
+        values = _measure_perfect(table, recipe, watched)
         lost = [name for name in recipe.watched_metrics if math.isnan(values[name])]
         if lost:
             raise RecipeError(
@@ -196,6 +235,15 @@ def check_watched(table: Table, folds: Sequence[int], recipe: Recipe) -> None:
                 f"{', '.join(lost)} needs; watch more rows (--set control_share=0.3) or another "
                 "metric, such as loss."
             )
+
+
+def _measure_perfect(table: Table, recipe: Recipe, rows: Rows) -> dict[str, float]:
+    classes, columns = learnt_classes(table, recipe)
+    targets = table.targets[rows][:, columns].astype(np.float32)
+    if recipe.decoder is None:
+        return measure(targets, targets, 0.0, classes=classes, exclusive=table.exclusive)
+    areas = (targets > 0).astype(np.int64)
+    return name_metrics(Pairs(truth=areas, predicted=areas, intersection=areas), classes, 0.0)
 
 
 def _split_inner(table: Table, rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
@@ -218,13 +266,13 @@ def _load_features(member: Member, job: Job, recipe: Recipe) -> Features | None:
     return load_features(member.features, recipe, job.device)
 
 
-def _resume(run: Run, job: Job, task: Task, progress: Progress) -> Classifier:
+def _resume(run: Run, job: Job, task: Task, progress: Progress) -> Net:
     """Build the network at its start, or where an earlier try stopped."""
     member = run.member(job.member)
     files = member.fold(job.fold)
     recipe = task.recipe
     started = files.state.is_file()
-    network = build_network(
+    network = create_network(
         recipe,
         member.input_spec(),
         len(task.classes),
@@ -242,7 +290,7 @@ def _resume(run: Run, job: Job, task: Task, progress: Progress) -> Classifier:
     return arrange_memory(network, recipe)
 
 
-def _save_state(files: Fold, network: Classifier, progress: Progress) -> None:
+def _save_state(files: Fold, network: Net, progress: Progress) -> None:
     # One file, so that weights and counters can never be of two epochs.
     counters = {name: getattr(progress, name) for name in Progress.__slots__}
     state = {"network": network.state_dict(), "progress": counters}
@@ -250,7 +298,7 @@ def _save_state(files: Fold, network: Classifier, progress: Progress) -> None:
         torch.save(state, temporary)
 
 
-def _save_weights(files: Fold, network: Classifier) -> None:
+def _save_weights(files: Fold, network: Net) -> None:
     tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     with replacing(files.weights) as temporary:
         save_file(tensors, temporary)
@@ -274,7 +322,7 @@ def _append_history(files: Fold, epoch: Epoch, number: int, columns: Sequence[st
 
 def _history_columns(task: Task) -> tuple[str, ...]:
     """Name the columns of the history; they do not depend on what an epoch measures."""
-    metrics = list_metrics(task.classes, exclusive=task.exclusive)
+    metrics = task.aim.metrics
     watched = metrics if len(task.watched) else ()
     trained = metrics if task.recipe.train_metrics else ()
     return (
@@ -287,8 +335,15 @@ def _history_columns(task: Task) -> tuple[str, ...]:
 def _save_picture(files: Fold, batch: Batch, classes: tuple[str, ...]) -> None:
     if files.first_batch.is_file():
         return
-    captions = [caption(row, classes) for row in batch.targets.numpy()]
+    targets = batch.targets.flatten(2).amax(2) if batch.targets.ndim > 2 else batch.targets
+    captions = [caption(row, classes) for row in targets.float().numpy()]
     save_batch(files.first_batch, batch.inputs.numpy(), captions)
+
+
+def _as_classifier(network: Net) -> Classifier:
+    if not isinstance(network, Classifier):
+        raise RecipeError("only classifiers have probabilities of rows.")
+    return network
 
 
 def _predict_held_out(network: Classifier, task: Task, held: Rows, job: Job) -> Float32:

@@ -1,4 +1,4 @@
-"""What a recipe can choose for masks: the loss, and the decoder of the network.
+"""What a recipe can choose for masks: the loss, the decoder, what is learnt and how it is cut.
 
 It must not read files, or import torch: settings are data.
 """
@@ -11,7 +11,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from loupe.choices import ClassName
 from loupe.errors import suggest
-from loupe.parts import NotNegative, Part, Positive, Share
+from loupe.maskcuts import DEFAULT, Candidate
+from loupe.parts import NotNegative, Part, Positive, Probability, Share, Size, Whole
 
 Over = Literal["mask", "channel", "batch"]
 """What is one set of pixels to a loss that compares areas."""
@@ -102,3 +103,52 @@ class Decoder(Part):
     options: dict[str, Any] = Field(default_factory=dict)
     """More of the architecture's arguments, as segmentation-models-pytorch names them:
     `decoder_channels`, `decoder_attention_type: scse`, `decoder_merge_policy: cat`."""
+
+
+class MaskWork(Part):
+    """Which masks a network learns, from which rows and crops, and how masks are made of maps."""
+
+    networks: Literal["joint", "per_class"] = "joint"
+    """`joint`: one network with a channel for each class; `per_class`: one network for each,
+    which becomes a member of its own, `<member>-<class>`."""
+    classes: tuple[ClassName, ...] = ()
+    """Classes whose masks are learnt; none named means all."""
+    rows: Literal["all", "nonempty"] = "all"
+    """Training rows: all, or those that show one of the classes learnt. Held-out rows are
+    always all of them."""
+    nonempty_crops: Probability = 0.5
+    """Of the random crops (`input.crop`) of an image with masks, the share placed so that
+    a pixel of a mask is in it; the others lie anywhere."""
+    predict: Literal["tiles", "whole"] = "tiles"
+    """With `input.crop`, how an image is predicted: in overlapping tiles of that size, or
+    in one piece. Without a crop it is always one piece."""
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Share of a tile's side that it has in common with the next, at least."""
+    size: Size | None = None
+    """Height and width at which masks are scored and written, as a submission may want;
+    null is the size of each image."""
+    thresholds: Annotated[tuple[Probability, ...], Field(min_length=1)] = (
+        *(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    )
+    """Pixel thresholds that are tried on held-out rows."""
+    min_components: Annotated[tuple[Whole, ...], Field(min_length=1)] = (0,)
+    """Least areas of a connected part that are tried, in pixels of `size`; 0 keeps all."""
+    fill_holes: Annotated[tuple[bool, ...], Field(min_length=1)] = (False,)
+    """Whether enclosed holes are filled; `[false, true]` tries both."""
+    cut: Literal["auto", "fixed", "pixel", "area", "doublet", "triplet"] = "auto"
+    """How masks are made of maps, fitted on held-out rows: `fixed` at 0.5; `pixel` fits the
+    threshold; `area` also the least area; `doublet` has one threshold for the area that tells
+    presence, one for the mask; `triplet` all of them. `auto` takes the best, judged on
+    rows it was not fitted on."""
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Every way to make a mask of a map that is tried; the plain one is among them."""
+        plain = Candidate(threshold=DEFAULT)
+        tried = [
+            Candidate(threshold=threshold, min_component=least, fill_holes=fill)
+            for fill in self.fill_holes
+            for least in self.min_components
+            for threshold in sorted(self.thresholds)
+        ]
+        return tuple(tried) if plain in tried else (plain, *tried)

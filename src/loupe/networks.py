@@ -1,6 +1,7 @@
 """The network as Loupe has it, and which of its layers stay as they are.
 
-It must not know recipes, where weights come from, or timm.
+`Net` is what classifiers share with segmenters (`segmenters`): a backbone behind its
+normalisation. It must not know recipes, where weights come from, or timm.
 
 Shapes: B batch, H height, W width, C classes (or channels of an image), D
 features.
@@ -9,6 +10,7 @@ features.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,35 +23,77 @@ _TRUNCATED_STD = 0.87962566103423978
 """Deviation of a standard normal distribution that is cut off at two deviations."""
 
 
-class Classifier(nn.Module):
-    """Normalisation, backbone and head in one: prepared pixels in, logits out.
+class MaskLogits(NamedTuple):
+    """What a segmenter gives.
 
-    Normalising inside the network leaves one place for it, on every path. The last
-    layer is `head`; what stands between it and the pooled features is `hidden`.
+    Attributes:
+        masks: (B, C, H, W) float32, at the size of the images.
+        classes: (B, C) float32, or None without a class head.
+    """
+
+    masks: Tensor
+    classes: Tensor | None
+
+
+class Net(nn.Module):
+    """A backbone behind its normalisation; what follows the backbone is a kind's own.
+
+    Normalising inside the network leaves one place for it, on every path.
 
     Args:
-        backbone: Maps (B, 3, H, W) to pooled (B, D) features.
-        features: D.
-        classes: Number of columns C.
+        backbone: The layers that pretrained weights are for.
         spec: How images are prepared; its mean and deviation are used here.
-        head: The layers after pooling.
 
     Attributes:
         fixed: Names of the parameters that never train, as timm has decided.
 
     Shape:
-        images_BHWC: uint8, or floats from 0 to 255 (mixed images). Logits: (B, C)
-        float32.
+        images_BHWC: uint8, or floats from 0 to 255 (mixed images).
     """
 
     mean: Tensor
     scale: Tensor
 
+    def __init__(self, backbone: nn.Module, spec: InputSpec) -> None:
+        super().__init__()
+        self.backbone = backbone
+        still = (name for name, value in backbone.named_parameters() if not value.requires_grad)
+        self.fixed = frozenset(f"backbone.{name}" for name in still)
+        shape = (1, spec.channels, 1, 1)
+        self.register_buffer("mean", torch.tensor(spec.mean).reshape(shape) * 255)
+        self.register_buffer("scale", 1 / (torch.tensor(spec.std).reshape(shape) * 255))
+
+    def normalise(self, images_BHWC: Tensor) -> Tensor:
+        """Return what the backbone is given, (B, C, H, W)."""
+        # A permuted NHWC tensor is already channels_last: nothing is copied.
+        images_BCHW = images_BHWC.permute(0, 3, 1, 2).float()
+        return (images_BCHW - self.mean) * self.scale
+
+    def penalty(self) -> Tensor:
+        """Return what the loss of a batch is raised by; nothing, if a kind has no penalty."""
+        return self.mean.new_zeros(())
+
+
+class Classifier(Net):
+    """Normalisation, backbone and head in one: prepared pixels in, logits out.
+
+    The last layer is `head`; what stands between it and the pooled features is `hidden`.
+
+    Args:
+        backbone: Maps (B, 3, H, W) to pooled (B, D) features.
+        features: D.
+        classes: Number of columns C.
+        spec: How images are prepared.
+        head: The layers after pooling.
+
+    Shape:
+        Logits: (B, C) float32.
+    """
+
     def __init__(
         self, backbone: nn.Module, features: int, classes: int, spec: InputSpec, head: Head
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
+        super().__init__(backbone, spec)
         self.hidden = _build_hidden(features, head)
         self.dropout = nn.Dropout(head.dropout)
         self.head = nn.Linear(head.widths[-1] if head.widths else features, classes)
@@ -58,17 +102,10 @@ class Classifier(nn.Module):
         if head.init in inits:
             for dense in (*_dense_layers(self.hidden), self.head):
                 inits[head.init](dense)
-        still = (name for name, value in self.named_parameters() if not value.requires_grad)
-        self.fixed = frozenset(still)
-        shape = (1, spec.channels, 1, 1)
-        self.register_buffer("mean", torch.tensor(spec.mean).reshape(shape) * 255)
-        self.register_buffer("scale", 1 / (torch.tensor(spec.std).reshape(shape) * 255))
 
     def features(self, images_BHWC: Tensor) -> Tensor:
         """Return pooled features, (B, D)."""
-        # A permuted NHWC tensor is already channels_last: nothing is copied.
-        images_BCHW = images_BHWC.permute(0, 3, 1, 2).float()
-        pooled: Tensor = self.backbone((images_BCHW - self.mean) * self.scale)
+        pooled: Tensor = self.backbone(self.normalise(images_BHWC))
         return pooled
 
     def classify(self, features_BD: Tensor) -> Tensor:
@@ -105,7 +142,7 @@ def freeze_norms(network: nn.Module) -> None:
             module.eval()
 
 
-def freeze_layers(network: Classifier, names: Sequence[str]) -> tuple[nn.Module, ...]:
+def freeze_layers(network: Net, names: Sequence[str]) -> tuple[nn.Module, ...]:
     """Let gradients go to all layers but the named ones, which are put into evaluation mode.
 
     Layers that were frozen before and are not named are let go, except for what timm

@@ -18,14 +18,14 @@ from torch import nn
 
 from loupe.choices import Adam, AdamW, Optimizer, RAdam, Sgd
 from loupe.errors import RecipeError
-from loupe.networks import Classifier
+from loupe.networks import Net
 
 _BACKBONE = "backbone."
 
 
 def build_optimizer(
     settings: Optimizer,
-    network: Classifier,
+    network: Net,
     *,
     lr: float,
     head_lr_factor: float = 1.0,
@@ -157,7 +157,7 @@ def _create(settings: Optimizer, lr: float, groups: list[dict[str, Any]]) -> tor
             )
 
 
-def _undecayed(network: Classifier) -> set[str]:
+def _undecayed(network: Net) -> set[str]:
     patterns: Iterable[str] = getattr(network.backbone, "no_weight_decay", tuple)()
     names = [name for name, _ in network.backbone.named_parameters()]
     named = {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
@@ -165,7 +165,7 @@ def _undecayed(network: Classifier) -> set[str]:
     return vectors | {_BACKBONE + name for name in named}
 
 
-def _layer_distances(network: Classifier) -> dict[str, int]:
+def _layer_distances(network: Net) -> dict[str, int]:
     """Count, for each parameter of the backbone, the layer groups up to the head."""
     backbone: Any = network.backbone
     matcher = getattr(backbone, "group_matcher", None)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from loupe.architectures import create_network
 from loupe.build import build_network, resolve_input
 from loupe.caching import (
     Pixels,
@@ -29,14 +30,16 @@ from loupe.errors import RecipeError
 from loupe.executors import count_cores
 from loupe.features import check_views, count_draws, needs_features, save_features
 from loupe.images import InputSpec
-from loupe.jobs import check_watched, stage_specs
-from loupe.networks import Classifier, freeze_layers
+from loupe.jobs import check_watched, learnt_classes, stage_specs
+from loupe.maskframes import count_lost, frame_masks, measure_images, write_frames
+from loupe.networks import Net, freeze_layers
 from loupe.optimizers import build_optimizer
 from loupe.pictures import caption, save_batch
 from loupe.probing import Timing, choose_engine
 from loupe.progress import Reporter
 from loupe.recipe import Recipe
-from loupe.runs import Fold, Member, Run, append_event
+from loupe.records import append_event
+from loupe.runs import Fold, Member, Run
 from loupe.settings import Engine, FullStage, HeadStage
 from loupe.starts import match_folds, open_start
 from loupe.table import HOLDOUT, Table
@@ -64,7 +67,7 @@ def check_networks(
         check_watched(table, folds, recipe)
         spec = _resolve(name, recipe, table, weights)
         starts = match_folds(table, folds, recipe.init_from, name) if recipe.init_from else {}
-        _try_network(recipe, spec, len(table.classes), weights, starts)
+        _try_network(recipe, spec, len(learnt_classes(table, recipe)[0]), weights, starts)
 
 
 def prepare_inputs(
@@ -139,7 +142,7 @@ def _try_network(
     check_views(recipe)
     check_draws(recipe.tta, spec)
     training_steps(recipe.augment, spec)
-    network = build_network(recipe, spec, classes, weights=weights, load=recipe.init_from is None)
+    network = create_network(recipe, spec, classes, weights=weights, load=recipe.init_from is None)
     for files in starts.values():
         try:
             network.load_state_dict(load_file(files.weights))
@@ -158,7 +161,7 @@ def _try_network(
 
 
 @torch.inference_mode()
-def _try_size(network: Classifier, spec: InputSpec, number: int) -> None:
+def _try_size(network: Net, spec: InputSpec, number: int) -> None:
     """Show the network one blank image of the size of a stage."""
     shape = (1, spec.network_height, spec.network_width, spec.channels)
     try:
@@ -227,13 +230,18 @@ def decode_images(run: Run, table: Table, cache_bytes: int, reporter: Reporter) 
         cache_bytes: Limit of the decode cache.
         reporter: Told of the progress.
     """
+    for spec in {spec.digest(): spec for spec in _list_specs(run)}.values():
+        _open(table, spec, cache_bytes, reporter)
+
+
+def _list_specs(run: Run) -> list[InputSpec]:
+    """How images are prepared for each member, and for stages with a size of their own."""
     specs: list[InputSpec] = []
     for name in run.members:
         member = run.member(name)
         spec = member.input_spec()
         specs += [spec, *stage_specs(member.recipe(), spec).values()]
-    for spec in {spec.digest(): spec for spec in specs}.values():
-        _open(table, spec, cache_bytes, reporter)
+    return specs
 
 
 def _open(table: Table, spec: InputSpec, cache_bytes: int, reporter: Reporter) -> Pixels:
@@ -241,6 +249,33 @@ def _open(table: Table, spec: InputSpec, cache_bytes: int, reporter: Reporter) -
     pixels = open_pixels(table.images, spec, limit_bytes=cache_bytes, progress=reporter.advance)
     reporter.end("cached" if pixels.cache is not None else "no room for a cache")
     return pixels
+
+
+def prepare_frames(run: Run, table: Table, reporter: Reporter) -> None:
+    """Bring the masks into the frame of the prepared images, once for all folds and epochs.
+
+    Args:
+        run: Where they are stored.
+        table: With masks.
+        reporter: Told of masks that are too thin to be seen there.
+
+    Raises:
+        MaskError: masks do not fit their images; all of them are named.
+    """
+    if not run.segments or table.masks is None:
+        return
+    specs = {spec.digest(): spec for spec in _list_specs(run)}
+    todo = [spec for spec in specs.values() if not run.frames(spec).is_file()]
+    sizes = measure_images(table.images) if todo else np.zeros((0, 2), np.int64)
+    for spec in todo:
+        frames = frame_masks(table.masks, sizes, spec, ids=table.ids)
+        write_frames(run.frames(spec), frames)
+        lost = count_lost(table.masks, frames)
+        if lost:
+            reporter.note(
+                f"{lost} mask(s) have no pixel left at {spec.height} x {spec.width}; they are "
+                "learnt as empty there, and still count as masks in every score"
+            )
 
 
 def prepare_features(

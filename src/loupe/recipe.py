@@ -24,7 +24,9 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from loupe.augment import Steps
 from loupe.choices import AdamW, AutoLoss, Cosine, Loss, Optimizer, Plateau, Schedule
 from loupe.errors import RecipeError, suggest
+from loupe.maskchoices import Decoder, MaskLoss, MaskWork
 from loupe.parts import Count, Part, Share
+from loupe.recipechecks import find_idle
 from loupe.settings import (
     Checkpoint,
     EarlyStop,
@@ -65,6 +67,11 @@ class Recipe(Part):
     has, drawn once; `over`: as many as the commonest, rows repeated at random; `weighted`:
     as many rows as there are, drawn with replacement so that classes are equally likely."""
     loss: Loss = AutoLoss()
+    decoder: Decoder | None = None
+    """Given, the network draws masks: its backbone is the encoder, and `mask_loss` and `masks`
+    are used in place of `loss`. Null makes a classifier."""
+    mask_loss: MaskLoss = MaskLoss()
+    masks: MaskWork = MaskWork()
     optimizer: Optimizer = AdamW()
     schedule: Schedule = Cosine()
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (FullStage(),)
@@ -92,6 +99,11 @@ class Recipe(Part):
     start: Start = Start()
 
     @property
+    def decoder_has_head(self) -> bool:
+        """True if the network draws masks and names classes, too."""
+        return self.decoder is not None and self.decoder.class_head
+
+    @property
     def watched_metrics(self) -> tuple[str, ...]:
         """Metrics that control something, each once; empty if nothing is watched."""
         trained = [stage for stage in self.stages if stage.epochs is not None]
@@ -103,24 +115,7 @@ class Recipe(Part):
     @model_validator(mode="after")
     def _check_effects(self) -> Recipe:
         """Refuse settings that no stage would use."""
-        by_epochs = any(stage.epochs is not None for stage in self.stages)
-        through_pixels = any(isinstance(stage, FullStage) for stage in self.stages)
-        wrong = []
-        if not by_epochs:
-            given = [name for name in ("early_stop", "checkpoint") if getattr(self, name)]
-            given += ["ema"] if self.ema else []
-            given += ["network.head.dropout"] if self.network.head.dropout else []
-            wrong += [
-                f"{name} has no effect where the head is solved, not trained" for name in given
-            ]
-        if not through_pixels and self.mixing.cutmix + self.mixing.mixup > 0:
-            wrong.append("mixing has no effect without a stage with 'train: all'")
-        if self.network.head.l2 and not self.network.head.widths:
-            wrong.append("network.head.l2 is of the layers in network.head.widths, which is empty")
-        if self.init_from and self.input.normalisation == "data":
-            wrong.append(
-                "input.normalisation is that of the weights which init_from names; leave out 'data'"
-            )
+        wrong = find_idle(self)
         if wrong:
             raise ValueError("; ".join(wrong))
         return self

@@ -2,6 +2,7 @@
 
     RUN/ manifest.json table.parquet versions.json log.jsonl
          oof.parquet scores.json instructions.txt
+         counts.npz counts/fold-0.npz cuts.json masks.png frames/     in a run that draws masks
          <member>/ recipe.yaml input.json features.npy first_batch.png
                    fold-0/ last.safetensors state.pt history.csv first_batch.png
                            predictions.parquet done.json
@@ -12,15 +13,9 @@ No other module builds a path inside a run. It must not train or score.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import os
-import platform
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +25,12 @@ from loupe.files import replacing, write_json, write_text
 from loupe.images import InputSpec
 from loupe.predictions import Predictions, read_predictions
 from loupe.recipe import Recipe, read_recipe, write_recipe
+from loupe.records import digest_sizes, list_versions
 from loupe.table import Table, read_snapshot, write_snapshot
 
 SCHEMA = 2
 REFIT = -1
 """Number of the one fold of a refit run: trained on all rows, nothing held out."""
-_LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "torch", "timm", "torchvision")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +136,14 @@ class Run:
         members: Names of the members, in order.
         folds: Numbers of the folds, in order.
         blend: What the run was blended from; None if it was trained.
+        segments: True if its networks draw masks, False if they name classes.
     """
 
     folder: Path
     members: tuple[str, ...]
     folds: tuple[int, ...]
     blend: Blended | None = None
+    segments: bool = False
 
     @property
     def log(self) -> Path:
@@ -172,6 +169,29 @@ class Run:
     def rule_file(self) -> Path:
         """How probabilities become decisions, if that was fitted."""
         return self.folder / "rule.json"
+
+    @property
+    def counts_file(self) -> Path:
+        """Of a run that draws masks: what each candidate cut hits and misses, out of fold."""
+        return self.folder / "counts.npz"
+
+    def frames(self, spec: InputSpec) -> Path:
+        """Return the masks in the frame of images prepared so."""
+        return self.folder / "frames" / f"{spec.digest()}.npz"
+
+    def fold_counts(self, number: int) -> Path:
+        """Return the counts of the rows that one fold holds out."""
+        return self.folder / "counts" / f"fold-{number}.npz"
+
+    @property
+    def cuts_file(self) -> Path:
+        """Of a run that draws masks: how maps become masks."""
+        return self.folder / "cuts.json"
+
+    @property
+    def contact_file(self) -> Path:
+        """Of a run that draws masks: the best, median and worst of each class."""
+        return self.folder / "masks.png"
 
     @property
     def instructions_file(self) -> Path:
@@ -219,8 +239,15 @@ class Run:
         """Read the out-of-fold sheet of every member.
 
         Raises:
-            RunError: training has not finished, or nothing was held out.
+            RunError: training has not finished, nothing was held out, or the networks draw
+                masks.
         """
+        if self.segments:
+            raise RunError(
+                f"{self.folder} draws masks and names no classes, so it has no probabilities. Its "
+                f"masks: loupe segment {self.folder} IMAGES --out masks.csv; their scores are in "
+                f"{self.scores_file}."
+            )
         if self.refit:
             raise RunError(
                 f"{self.folder} was trained on all rows, so it has no out-of-fold predictions; "
@@ -270,7 +297,7 @@ def create_run(
         RunError: the folder holds something else.
     """
     folds = list_folds(table, refit=refit_of is not None)
-    wanted = {
+    wanted: dict[str, Any] = {
         "kind": "run",
         "schema": SCHEMA,
         "table": table.digest(),
@@ -281,7 +308,9 @@ def create_run(
         "stamps": list(stamps),
         "refit_of": None if refit_of is None else str(refit_of.absolute()),
     }
-    run = Run(folder, tuple(recipes), folds)
+    segments = any(recipe.decoder is not None for recipe in recipes.values())
+    run = Run(folder, tuple(recipes), folds, segments=segments)
+    wanted["task"] = "segment" if segments else "classify"
     if (folder / "manifest.json").is_file():
         _check_same(folder, json.loads(json.dumps(wanted)))
         if not run.finished:
@@ -322,7 +351,8 @@ def open_run(folder: str | Path) -> Run:
     manifest = _read_manifest(Path(folder))
     folds = tuple(manifest["folds"])
     if manifest["kind"] == "run":
-        return Run(Path(folder), tuple(manifest["recipes"]), folds)
+        segments = manifest.get("task") == "segment"
+        return Run(Path(folder), tuple(manifest["recipes"]), folds, segments=segments)
     return Run(Path(folder), tuple(manifest["members"]), folds, read_blended(manifest["blend"]))
 
 
@@ -361,46 +391,6 @@ def create_blend(
     }
     write_json(manifest, wanted)
     return Run(folder, tuple(members), folds, blend)
-
-
-def list_versions() -> dict[str, str]:
-    """Return the versions of Python, the system and the libraries that matter."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for library in ("loupe-vision", *_LIBRARIES):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[library] = metadata.version(library)
-    return found
-
-
-def append_event(log: Path, event: str, **values: object) -> None:
-    """Add one line to a run's log; lines of several processes do not mix.
-
-    Args:
-        log: The file.
-        event: What happened.
-        values: Anything that JSON can hold.
-    """
-    line = json.dumps({"time_s": round(time.time(), 3), "event": event, **values})
-    handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(handle, line.encode() + b"\n")
-    finally:
-        os.close(handle)
-
-
-def digest_sizes(images: Sequence[Path]) -> str:
-    """Return 16 hex digits over the sizes of files, wherever they lie.
-
-    Quick, and enough to notice that a table's names now mean other images.
-
-    Args:
-        images: The files, in order; one that is missing has size -1.
-    """
-    hasher = hashlib.blake2b(digest_size=8)
-    for image in images:
-        size = image.stat().st_size if image.is_file() else -1
-        hasher.update(f"{size} ".encode())
-    return hasher.hexdigest()
 
 
 def _write_table(folder: Path, table: Table) -> None:

@@ -9,10 +9,9 @@ Shapes: B batch, H height, W width, C classes (or channels of an image).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
@@ -23,6 +22,7 @@ from loupe.build import build_network, find_start, knows_network
 from loupe.errors import InputError, RecipeError, WeightsError, shorten, suggest
 from loupe.images import InputSpec
 from loupe.maskchoices import Decoder
+from loupe.networks import MaskLogits, Net
 from loupe.recipe import Recipe
 from loupe.settings import Network, Start
 from loupe.weights import shorten_error
@@ -40,54 +40,22 @@ _FAILURES = (OSError, LookupError, RuntimeError, AssertionError, TypeError, Valu
 # What the two libraries raise for settings and sizes that do not fit.
 
 
-class MaskLogits(NamedTuple):
-    """What a segmenter gives.
-
-    Attributes:
-        masks: (B, C, H, W) float32, at the size of the images.
-        classes: (B, C) float32, or None without a class head.
-    """
-
-    masks: Tensor
-    classes: Tensor | None
-
-
-class Segmenter(nn.Module):
+class Segmenter(Net):
     """Normalisation, encoder, decoder and heads in one: prepared pixels in, logits out.
 
     Images of any size: sides that are no multiples of 32 are extended evenly on both
     ends by their outermost pixels, and the masks are cut back.
 
     Args:
-        network: Of segmentation-models-pytorch: `encoder`, `decoder`,
-            `segmentation_head` and `classification_head`.
-        spec: How images are prepared; its mean and deviation are used here.
-
-    Shape:
-        images_BHWC: uint8, or floats from 0 to 255 (mixed images).
+        network: Of segmentation-models-pytorch: its encoder becomes the backbone.
+        spec: How images are prepared.
     """
 
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, network: nn.Module, spec: InputSpec) -> None:
-        super().__init__()
-        self.network = network
-        # As `networks.Classifier` has it.
-        shape = (1, spec.channels, 1, 1)
-        self.register_buffer("mean", torch.tensor(spec.mean).reshape(shape) * 255)
-        self.register_buffer("scale", 1 / (torch.tensor(spec.std).reshape(shape) * 255))
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The layers that pretrained weights are for."""
-        return self.network.get_submodule("encoder")
-
-    def normalise(self, images_BHWC: Tensor) -> Tensor:
-        """Return what the encoder is given, (B, C, H, W), before it is extended."""
-        # A permuted NHWC tensor is already channels_last: nothing is copied.
-        images_BCHW = images_BHWC.permute(0, 3, 1, 2).float()
-        return (images_BCHW - self.mean) * self.scale
+    def __init__(self, network: Any, spec: InputSpec) -> None:
+        super().__init__(network.encoder, spec)
+        self.decoder = network.decoder
+        self.mask_head = network.segmentation_head
+        self.class_head = network.classification_head
 
     def forward(self, images_BHWC: Tensor) -> MaskLogits:
         """Return the logits of prepared images, in float32 even under AMP."""
@@ -97,19 +65,12 @@ class Segmenter(nn.Module):
         pixels = self.normalise(images_BHWC)
         if top or bottom or left or right:
             pixels = functional.pad(pixels, (left, right, top, bottom), mode="replicate")
-        found = self.network(pixels)
-        masks, classes = found if isinstance(found, tuple) else (found, None)
+        features = self.backbone(pixels)
+        masks = self.mask_head(self.decoder(features))
         masks = masks[..., top : top + height, left : left + width].float()
-        return MaskLogits(masks, None if classes is None else classes.float())
-
-    def encoder_parameters(self) -> Iterator[nn.Parameter]:
-        """Give the parameters of the encoder, for a rate of their own."""
-        return self.encoder.parameters()
-
-    def decoder_parameters(self) -> Iterator[nn.Parameter]:
-        """Give all other parameters: those of the decoder and of both heads."""
-        inside = {id(parameter) for parameter in self.encoder_parameters()}
-        return (parameter for parameter in self.parameters() if id(parameter) not in inside)
+        if self.class_head is None:
+            return MaskLogits(masks, None)
+        return MaskLogits(masks, self.class_head(features[-1]).float())
 
 
 def settle_encoder(recipe: Recipe, weights: Path | None) -> Recipe:

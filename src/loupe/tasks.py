@@ -7,14 +7,37 @@ Shapes: N rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from loupe.caching import Pixels
+from torch import Tensor
+
+from loupe.choices import Loss
 from loupe.data import Rows, Samples
 from loupe.features import Features
+from loupe.networks import Net
 from loupe.recipe import Recipe
+
+TaskLoss = Callable[[Any, Tensor, Tensor | None], Tensor]
+"""Of what a network gives, targets and row weights or None; gives the mean loss."""
+Measure = Callable[[Net, Samples, Rows, TaskLoss, Tensor | None], dict[str, float]]
+"""Of a network, samples, rows, the loss and features or None; gives every metric."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aim:
+    """What a network is to learn: labels, or masks.
+
+    Attributes:
+        metrics: Names of what `measure` gives.
+        build_loss: Of the loss of a stage, or None for the recipe's.
+        measure: Every metric of some rows, as they are; empty for no rows.
+    """
+
+    metrics: tuple[str, ...]
+    build_loss: Callable[[Loss | None], TaskLoss]
+    measure: Measure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +54,8 @@ class Task:
         classes: Names of the columns.
         exclusive: Softmax or sigmoids.
         features: Features of the frozen backbone for a head stage.
-        sizes: Pixels of each stage that has an input size of its own, by its number.
+        sizes: Samples of each stage that has an input size of its own, by its number.
+        aim: Loss and metrics.
         device: torch device name.
         loaders: Threads that make batches.
     """
@@ -44,7 +68,8 @@ class Task:
     classes: tuple[str, ...]
     exclusive: bool
     features: Features | None
-    sizes: Mapping[int, Pixels] = field(default_factory=dict)
+    sizes: Mapping[int, Samples] = field(default_factory=dict)
+    aim: Aim
     device: str
     loaders: int = 1
 

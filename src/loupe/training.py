@@ -14,12 +14,14 @@ from pathlib import Path
 
 import torch
 
+from loupe.architectures import find_network
 from loupe.augment import check_mask_dropout, drops_masks
-from loupe.build import find_start, knows_network
+from loupe.build import knows_network
 from loupe.caching import DEFAULT_LIMIT_BYTES
 from loupe.choices import Plateau
+from loupe.contact import write_contact_sheet
 from loupe.defaults import choose_recipe
-from loupe.errors import LeakageError, RecipeError, TableError
+from loupe.errors import LeakageError, RecipeError, RunError, TableError
 from loupe.executors import Executor, count_cores, map_jobs
 from loupe.features import count_draws, head_only
 from loupe.following import following
@@ -27,15 +29,20 @@ from loupe.inference import choose_device
 from loupe.jobs import Job, run_job
 from loupe.layouts import read_table
 from loupe.losses import build_loss, weigh_classes
+from loupe.maskjobs import count_masks
+from loupe.maskscoring import finish_masks, finish_masks_refit
+from loupe.masktraining import check_mask_members, spread_members
 from loupe.preparation import (
     check_networks,
     choose_engines,
     decode_images,
     prepare_features,
+    prepare_frames,
     prepare_inputs,
 )
 from loupe.progress import Reporter, Silent
 from loupe.recipe import Recipe, change_recipe, read_recipe
+from loupe.records import append_event, digest_sizes
 from loupe.refitting import (
     check_alone,
     check_unwatched,
@@ -44,7 +51,7 @@ from loupe.refitting import (
     stamp_refit,
     take_recipes,
 )
-from loupe.runs import Run, append_event, create_run, digest_sizes, list_folds, open_run
+from loupe.runs import Run, create_run, list_folds, open_run
 from loupe.scoring import finish_refit, finish_run
 from loupe.settings import Checkpoint, Draws, EarlyStop, Start
 from loupe.splitting import check_folds, split
@@ -130,7 +137,9 @@ def train(
     if source is not None:
         check_alone(recipes)
         recipes = take_recipes(source)
-    members = _read_members(recipes, overrides, table, folder, device, reporter)
+    members = spread_members(
+        _read_members(recipes, overrides, table, folder, device, reporter), table
+    )
     members = {key: _fill_start(key, recipe, folder, reporter) for key, recipe in members.items()}
     _check_members(members, table)
     if source is not None:
@@ -150,20 +159,48 @@ def train(
     reporter.note(f"run folder: {run.folder}")
     if run.finished:
         reporter.note("this run is finished already; nothing to do.")
+        _show_masks(run, device, reporter)
         return run
     started = time.perf_counter()
     append_event(run.log, "start", device=device, rows=len(table))
     prepare_inputs(run, table, members, folder, cache_bytes, reporter)
     decode_images(run, table, cache_bytes, reporter)
+    prepare_frames(run, table, reporter)
     choose_engines(run, device, reporter)
     prepare_features(run, table, folder, device, cache_bytes, reporter)
     _run_jobs(run, _list_jobs(run, folder, device, cache_bytes), executor, jobs, reporter)
-    seconds = time.perf_counter() - started
-    if source is None:
+    count_masks(
+        run,
+        device=device,
+        executor=executor,
+        jobs=jobs,
+        cache_bytes=cache_bytes,
+        reporter=reporter,
+    )
+    _finish(run, table, source, time.perf_counter() - started)
+    _show_masks(run, device, reporter)
+    return run
+
+
+def _show_masks(run: Run, device: str, reporter: Reporter) -> None:
+    """Draw examples of held-out masks; they say nothing that is not in the counts."""
+    if not run.segments or run.refit or run.contact_file.is_file():
+        return
+    try:
+        write_contact_sheet(run, device=device)
+    except RunError as error:
+        reporter.note(f"no picture of masks: {error}")
+
+
+def _finish(run: Run, table: Table, source: Run | None, seconds: float) -> None:
+    if run.segments and source is None:
+        finish_masks(run, table, seconds)
+    elif run.segments and source is not None:
+        finish_masks_refit(run, source, table, seconds)
+    elif source is None:
         finish_run(run, table, seconds)
     else:
         finish_refit(run, table, source, seconds)
-    return run
 
 
 def _with_folds(
@@ -218,7 +255,7 @@ def _stamp_control(members: Mapping[str, Recipe]) -> tuple[str, ...]:
 
 def _fill_start(name: str, recipe: Recipe, weights: Path | None, reporter: Reporter) -> Recipe:
     """Look up once what a recipe starts from."""
-    start, asked = find_start(recipe, weights), recipe.network.name
+    start, asked = find_network(recipe, weights), recipe.network.name
     if start.architecture.partition(".")[0] != asked.partition(".")[0]:
         reporter.note(f"{name}: {asked} is timm's {start.architecture}")
     if recipe.init_from is not None:
@@ -229,6 +266,8 @@ def _fill_start(name: str, recipe: Recipe, weights: Path | None, reporter: Repor
 
 def _check_members(members: Mapping[str, Recipe], table: Table) -> None:
     """Refuse what does not fit the table: metrics, losses, steps."""
+    if check_mask_members(members, table):
+        return
     for recipe in members.values():
         for where, metric in _name_metrics(recipe).items():
             check_metric(metric, table.classes, exclusive=table.exclusive, where=where)
@@ -265,6 +304,11 @@ def _read_members(
         choice = choose_recipe(table, weights, device=device, knows=knows_network)
         for reason in choice.reasons:
             reporter.note(reason)
+        if table.masks is not None:
+            reporter.note(
+                "the table has masks: this learns which classes are there; a recipe with a "
+                "'decoder' draws them (recipes/segment.yaml)"
+            )
         named = {choice.member: choice.recipe}
     # A resolved recipe of another run may be given: where it started is looked up anew.
     return {

@@ -8,6 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from loupe.aims import aim_at_labels
 from loupe.build import build_network, resolve_input
 from loupe.choices import AutoLoss
 from loupe.data import Samples
@@ -65,6 +66,9 @@ def make_task(recipe: Recipe, *, rows=range(8), watched=(), inner=(), seed=0, **
         classes=("dark", "bright"),
         exclusive=True,
         features=None,
+        aim=aim_at_labels(
+            recipe, samples.targets[list(rows)], ("dark", "bright"), exclusive=True, device="cpu"
+        ),
         device="cpu",
     )
     return replace(task, **more)

@@ -47,6 +47,13 @@ def batch(height=64, width=64, n=2, channels=3):
 class Echo(nn.Module):
     """In place of a network: gives its input back, and keeps it."""
 
+    decoder = segmentation_head = nn.Identity()
+    classification_head = None
+
+    @property
+    def encoder(self):
+        return self
+
     def forward(self, pixels):
         self.seen = pixels
         return pixels
@@ -70,8 +77,10 @@ def test_masks_of_any_size_come_out(architecture, name):
     targets[0, 0, 10:20] = 1
     loss = build_mask_loss(MaskLoss(class_head=0.1), "ab")
     loss(found.masks, targets, found.classes).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.decoder_parameters())
-    assert any(p.grad is not None and p.grad.any() for p in network.encoder_parameters())
+    outside = [p for name, p in network.named_parameters() if not name.startswith("backbone.")]
+    assert outside
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in outside)
+    assert any(p.grad is not None and p.grad.any() for p in network.backbone.parameters())
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -108,7 +117,8 @@ def test_a_padded_image_gives_what_smp_gives_for_it():
     images = batch(64, 50)
     wide = torch.from_numpy(np.pad(images.numpy(), [(0, 0), (0, 0), (7, 7), (0, 0)], "edge"))
     with torch.inference_mode():
-        expected = network.network(network.normalise(wide))[..., 7:57]
+        features = network.backbone(network.normalise(wide))
+        expected = network.mask_head(network.decoder(features))[..., 7:57]
         torch.testing.assert_close(network(images).masks, expected)
 
 
@@ -126,21 +136,15 @@ def test_grey_input():
     assert build(made).eval()(batch(channels=1)).masks.shape == (2, 2, 64, 64)
 
 
-def test_parameters_are_parted_into_encoder_and_decoder():
+def test_the_encoder_is_the_backbone_and_the_rest_are_decoder_and_heads():
     network = build(recipe(), class_head=True)
-    inside, outside = list(network.encoder_parameters()), list(network.decoder_parameters())
-    names = {id(p): name for name, p in network.named_parameters()}
-    assert len(inside) + len(outside) == len(names)
-    assert {names[id(p)] for p in inside} == {
-        name for name in names.values() if name.startswith("network.encoder.")
-    }
-    heads = {names[id(p)].split(".")[1] for p in outside}
-    assert heads == {"decoder", "segmentation_head", "classification_head"}
+    names = {name.partition(".")[0] for name, _ in network.named_parameters()}
+    assert names == {"backbone", "decoder", "mask_head", "class_head"}
     network.train()
-    freeze_norms(network.encoder)
-    before = {k: v.clone() for k, v in network.encoder.state_dict().items()}
+    freeze_norms(network.backbone)
+    before = {k: v.clone() for k, v in network.backbone.state_dict().items()}
     network(batch())
-    assert all(torch.equal(before[k], v) for k, v in network.encoder.state_dict().items())
+    assert all(torch.equal(before[k], v) for k, v in network.backbone.state_dict().items())
 
 
 def test_the_seed_alone_fixes_the_start_and_the_callers_randomness_is_kept(weights):
@@ -154,8 +158,8 @@ def test_the_seed_alone_fixes_the_start_and_the_callers_randomness_is_kept(weigh
     other = build(made.model_copy(update={"seed": 9}), weights)
     for key, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[key])
-    head = "segmentation_head.0.weight"
-    assert not torch.equal(first.network.get_parameter(head), other.network.get_parameter(head))
+    head = "mask_head.0.weight"
+    assert not torch.equal(first.get_parameter(head), other.get_parameter(head))
     assert first.training
 
 
@@ -182,7 +186,7 @@ def test_encoders_are_timms_by_name_or_alias_then_smps_own(name, found):
 
 def test_an_own_encoder_of_smp_is_built():
     network = build(recipe("smp-resnet18"))
-    assert type(network.encoder) is type(smp.encoders.get_encoder("resnet18"))
+    assert type(network.backbone) is type(smp.encoders.get_encoder("resnet18"))
     assert network.eval()(batch()).masks.shape == (2, 2, 64, 64)
 
 
@@ -192,7 +196,7 @@ def test_decoder_settings_reach_the_decoder():
     rich = build(recipe(), options=wide | {"decoder_attention_type": "scse"})
     assert sum(1 for _ in rich.parameters()) > sum(1 for _ in plain.parameters())
     head = build(recipe(), class_head=True, head_dropout=0.4, head_pool="max")
-    kinds = {type(layer): layer for layer in head.network.classification_head}
+    kinds = {type(layer): layer for layer in head.class_head}
     assert nn.AdaptiveMaxPool2d in kinds
     assert kinds[nn.Dropout].p == 0.4
 
@@ -224,7 +228,7 @@ def check_features(network, plain):
     """All maps equal those of timm: weights, and the statistics of BatchNorm."""
     with torch.inference_mode():
         pixels = network.normalise(batch())
-        found, expected = network.encoder(pixels)[1:], plain(pixels)
+        found, expected = network.backbone(pixels)[1:], plain(pixels)
     assert len(found) == len(expected)
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
@@ -236,7 +240,7 @@ def test_stages_that_feature_extractors_rename_are_filled_too(tmp_path, save_wei
     plain = load_timm("test_convnext", file)
     with torch.inference_mode():
         pixels = network.normalise(batch())
-        found, expected = network.encoder(pixels)[2:], plain(pixels)  # the picture, and a blank
+        found, expected = network.backbone(pixels)[2:], plain(pixels)  # the picture, and a blank
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
@@ -245,7 +249,7 @@ def test_weights_are_not_loaded_where_trained_ones_come_next(weights):
     made = recipe(pretrained=True)
     one, two = build(made, weights), build(made, None, load=False)
     name = "model.conv1.0.weight"
-    assert not torch.equal(one.encoder.state_dict()[name], two.encoder.state_dict()[name])
+    assert not torch.equal(one.backbone.state_dict()[name], two.backbone.state_dict()[name])
     two.load_state_dict(one.state_dict())
 
 
