@@ -30,6 +30,7 @@ from loupe.gates import (
     gate_product,
     gate_top,
     gate_two_sided,
+    keep_likeliest,
 )
 from loupe.maskcuts import NEVER_AREA, CutMasks, Split, measure_gains, split_best
 from loupe.monotone import fit_line
@@ -37,7 +38,9 @@ from loupe.thresholds import NEVER, Goal, find_cuts
 from loupe.weighting import Bool, Float64
 
 Float32 = NDArray[np.float32]
-GateKind = Literal["none", "empty", "hard", "soft_area", "product", "top", "two_sided", "per_image"]
+GateKind = Literal[
+    "none", "empty", "hard", "hard_one", "soft_area", "product", "top", "two_sided", "per_image"
+]
 GATE_KINDS: tuple[GateKind, ...] = get_args(GateKind)
 
 FACTORS = (2.0, 3.0, 5.0, 10.0, 20.0)
@@ -46,6 +49,8 @@ RECALL = Goal(kind="recall", value=0.94)
 PRECISION = Goal(kind="precision", value=0.90)
 """What the two-sided gate aims at, as in the Clouds write-up."""
 _UNKNOWN_DICE = 0.5  # of masks where no row tells
+_LACKING = {"product": "confidences", "top": "top pixels", "hard_one": "a second class"}
+"""What each gate needs beside areas."""
 
 
 class Opened(NamedTuple):
@@ -66,8 +71,8 @@ class FittedGate:
 
     Attributes:
         kind: Which gate.
-        levels: (C,) threshold on what the gate looks at: the probability (hard, and the
-            recall side of two_sided), its product with the confidence of the mask (product),
+        levels: (C,) threshold on what the gate looks at: the probability (hard, hard_one and
+            the recall side of two_sided), its product with the confidence of the mask (product),
             its mean with the top pixels (top), the least area at p = 1 (soft_area).
         refills: (C,) precision side of two_sided.
         factors: (C,) of soft_area.
@@ -88,10 +93,12 @@ def list_gates(masks: CutMasks, *, second: bool = False) -> tuple[GateKind, ...]
     """Return the gates that can be fitted to masks, "none" and "empty" first.
 
     Args:
-        masks: Without confidences there is no "product", without top pixels no "top".
+        masks: Without confidences there is no "product", without top pixels no "top". With
+            one class there is no "hard_one": it would keep every mask.
         second: True if there is a second submission to refill from.
     """
     missing = {
+        *(() if masks.pairs.truth.shape[1] > 1 else ("hard_one",)),
         *(() if masks.confidences is not None else ("product",)),
         *(() if masks.tops is not None else ("top",)),
         *(() if second else ("two_sided",)),
@@ -104,7 +111,9 @@ def fit_gate(kind: GateKind, probs: Float32, masks: CutMasks) -> FittedGate:
 
     Only pairs with a mask and a probability say anything. Thresholds are found exactly, each
     class by itself, and ties keep the most masks. "two_sided" is fitted to its goals
-    instead, and "per_image" has no threshold: on pairs with a mask, presence is calibrated
+    instead. "hard_one" has the thresholds of "hard", and lets the likeliest class of a row
+    pass of which none does; for data whose every image shows a class. "per_image" has no
+    threshold: on pairs with a mask, presence is calibrated
     (Platt), the Dice of masks that hit is fitted to their confidence (a line that does
     not fall; their mean where confidences are unknown), and the rule follows.
 
@@ -213,7 +222,8 @@ def _keep(gate: FittedGate, probs: Float32, masks: CutMasks) -> Bool:
         return gate_product(probs, masks.confidences, gate.levels)
     if gate.kind == "top" and masks.tops is not None:
         return gate_top(probs, masks.tops, gate.levels)
-    return gate_hard(probs, gate.levels)
+    keep = gate_hard(probs, gate.levels)
+    return keep_likeliest(keep, probs) if gate.kind == "hard_one" else keep
 
 
 def _look(kind: GateKind, probs: Float32, masks: CutMasks) -> Float32:
@@ -334,10 +344,7 @@ def _check(kind: GateKind, probs: Float32, masks: CutMasks) -> None:
     if kind not in GATE_KINDS:
         raise InputError(f"gate {kind!r} is not known; expected one of {list(GATE_KINDS)}.")
     if kind not in list_gates(masks, second=True):
-        raise InputError(
-            f"gate {kind!r} looks at what these masks lack: "
-            f"{'confidences' if kind == 'product' else 'top pixels'}."
-        )
+        raise InputError(f"gate {kind!r} looks at what these masks lack: {_LACKING[kind]}.")
 
 
 def name_gates(kinds: Sequence[str]) -> tuple[GateKind, ...]:

@@ -25,6 +25,7 @@ from loupe.presence import (
     Origin,
     PathLike,
     Said,
+    Source,
     ask,
     find_cut,
     match_rows,
@@ -111,7 +112,9 @@ def gate(
 
     The submission and the probabilities may be anyone's. They are matched by id and class
     name; rows, their order and all other masks stay as they are. A row without a
-    probability is never changed; it is counted and named.
+    probability is never changed; it is counted and named. Probabilities of one class that
+    is none of the masks' tell whether an image shows any class: what they close loses the
+    masks of all classes.
 
     Args:
         masks: A submission: masks, or the CSV that holds them.
@@ -127,7 +130,8 @@ def gate(
         precision_rule: When it surely is: a rule, or its file.
         precision_thresholds: In place of `precision_rule`.
         at_least_one: Never close the likeliest class of a row of which all would be
-            closed; for data whose every image shows a class.
+            closed; for data whose every image shows a class. It needs a probability for
+            each class.
         out: CSV to write, in the form of the submission.
 
     Returns:
@@ -154,7 +158,7 @@ def gate(
     filled = sheet.present
     keep = _keep_large(sheet, said, min_area, factor) if soft else said.there
     if at_least_one:
-        keep = keep_likeliest(keep, said.probs)
+        keep = _keep_one(keep, said, source)
     keep = np.asarray(keep | ~said.asked[:, None], np.bool_)
     texts, refilled = _blank(sheet.texts, keep), np.zeros_like(filled)
     notes, stamps = [*sheet.notes, *source.notes, *said.notes], [*source.stamps, *said.stamps]
@@ -237,6 +241,17 @@ def _keep_large(sheet: Masks, said: Said, min_area: Levels | None, factor: float
     """Keep the masks whose area reaches what their probability asks for."""
     areas = read_levels(0.0 if min_area is None else min_area, sheet.classes, "smallest area")
     return gate_areas(said.probs, measure_areas(sheet.texts), areas, factor)
+
+
+def _keep_one(keep: Bool, said: Said, source: Source) -> Bool:
+    """Keep the likeliest class of closed rows; one probability for all classes names none."""
+    if said.shared:
+        raise InputError(
+            f"{source.place} has one probability for all {keep.shape[1]} classes, so that no "
+            "class is the likeliest of an image; leave out --at-least-one, or give a probability "
+            "for each class."
+        )
+    return keep_likeliest(keep, said.probs)
 
 
 def _refill(sheet: Masks, second: Masks, wanted: Bool) -> tuple[Texts, Bool, tuple[str, ...]]:

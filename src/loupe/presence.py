@@ -25,7 +25,7 @@ from loupe.heldout import gather_evidence
 from loupe.predictions import Predictions
 from loupe.rules import Rule, apply_rule, find_lost, load_rule_file, read_part_rules, read_rule
 from loupe.runs import Run
-from loupe.sheetfiles import open_sheet_file
+from loupe.sheetfiles import SheetFile, open_sheet_file
 
 Bool = NDArray[np.bool_]
 Float32 = NDArray[np.float32]
@@ -89,6 +89,8 @@ class Said:
         probs: (N, C), calibrated; NaN where nothing is known.
         there: (N, C) True where the class is decided to be there.
         asked: (N,) True where the row has probabilities.
+        shared: True where one column says whether an image shows any class at all, and so
+            tells of several classes.
         notes: How it was decided.
         stamps: As of `Source`.
     """
@@ -96,6 +98,7 @@ class Said:
     probs: Float32
     there: Bool
     asked: Bool
+    shared: bool = False
     notes: tuple[str, ...] = ()
     stamps: tuple[str, ...] = ()
 
@@ -154,7 +157,8 @@ def open_source(by: Origin, classes: Sequence[str], cuts: Sequence[Cut]) -> Sour
     Args:
         by: A predictions file or what was read from one; or a run, whose held-out
             probabilities are taken.
-        classes: (C,) with masks.
+        classes: (C,) with masks. A file that has none of them, and one column of numbers
+            alone, is read by that column: it tells of all of them.
         cuts: What will be asked of them: a rule needs the columns of all its classes.
 
     Raises:
@@ -180,11 +184,7 @@ def open_source(by: Origin, classes: Sequence[str], cuts: Sequence[Cut]) -> Sour
         sheet = by
     else:
         ruled = next((cut.rule for cut in cuts if cut.rule is not None), None)
-        file = open_sheet_file(
-            str(place),
-            classes=classes if ruled is None else ruled.classes,
-            exclusive=None if ruled is None else ruled.exclusive,
-        )
+        file = _open_file(str(place), classes, ruled)
         sheet, notes = file.sheet, file.notes
     parts: Rows | None = None
     names: tuple[str, ...] = ()
@@ -239,33 +239,37 @@ def ask(source: Source, cut: Cut, classes: Sequence[str], at: Rows) -> Said:
     Args:
         source: The probabilities.
         cut: What decides; nothing gives probabilities as they are, and no class.
-        classes: (C,) with masks.
+        classes: (C,) with masks. Probabilities of one class that is none of them tell of
+            all: an image that they close is closed for every class. A threshold may then
+            name that one class, too.
         at: (N,) from `match_rows`.
 
     Raises:
         AlignmentError: a class has no probability, or the rule is for other classes.
         InputError: a threshold is no number from 0 on, or names no class.
     """
-    columns, notes = _match_columns(classes, source)
+    columns, notes, other = _match_columns(classes, source)
     probs, there = source.probs, np.zeros(source.probs.shape, np.bool_)
     stamps: tuple[str, ...] = ()
     if cut.rule is not None:
         part_rules, same = _find_part_rules(source, cut)
+        decided = apply_rule(cut.rule, probs, classes=source.classes)
+        probs, there = decided.probs, decided.decisions
         if part_rules:
-            probs, there = _decide_parts(source, part_rules)
+            probs, there = _decide_parts(source, part_rules, probs, there)
             notes += (f"{cut.path}: each fold is decided by the rule fitted without it",)
         else:
-            decided = apply_rule(cut.rule, probs, classes=source.classes)
-            probs, there = decided.probs, decided.decisions
             stamps = (f"OPTIMISTIC: {cut.path} was fitted on these very rows",) if same else ()
     probs, there = probs[:, columns], there[:, columns]
     if cut.levels is not None:
-        there = gate_hard(probs, read_levels(cut.levels, classes, "threshold"))
+        levels = _rename_level(cut.levels, other)
+        there = gate_hard(probs, read_levels(levels, classes, "threshold"))
     asked = np.asarray((at != ABSENT) & ~find_lost(source.probs)[at], np.bool_)
     return Said(
         probs=np.where(asked[:, None], probs[at], np.float32(np.nan)),
         there=np.asarray(there[at] & asked[:, None], np.bool_),
         asked=asked,
+        shared=bool(other) and len(classes) > 1,
         notes=notes,
         stamps=stamps,
     )
@@ -336,23 +340,54 @@ def _find_place(by: Origin) -> Path | None:
     return by.folder if isinstance(by, Run) else Path(by)
 
 
-def _match_columns(classes: Sequence[str], source: Source) -> tuple[list[int], tuple[str, ...]]:
-    """Return the column of each class of the masks, and notes."""
+def _open_file(place: str, classes: Sequence[str], rule: Rule | None) -> SheetFile:
+    """Open a predictions file by the classes of a rule, of the masks, or by its one column."""
+    if rule is not None:
+        return open_sheet_file(place, classes=rule.classes, exclusive=rule.exclusive)
+    try:
+        return open_sheet_file(place, classes=classes)
+    except AlignmentError:
+        file = open_sheet_file(place)
+        if len(file.sheet.classes) > 1 or file.sheet.classes[0] in classes:
+            raise
+        return file
+
+
+def _match_columns(
+    classes: Sequence[str], source: Source
+) -> tuple[list[int], tuple[str, ...], str]:
+    """Return the column of each class, notes, and the one class of another name that tells all."""
     known = source.classes
-    if len(classes) == len(known) == 1:
-        same = classes[0] == known[0]
-        note = f"{source.place}: {known[0]!r} is taken for the one class {classes[0]!r} of masks"
-        return [0], () if same else (note,)
+    if len(known) == 1 and (len(classes) == 1 or known[0] not in classes):
+        if known[0] in classes:
+            return [0], (), ""
+        note = f"{source.place}: {known[0]!r} is taken for "
+        if len(classes) == 1:
+            note += f"the one class {classes[0]!r} of masks"
+        else:
+            note += (
+                f"the presence of any of the {len(classes)} classes of masks: an image that it "
+                "closes loses the masks of all of them"
+            )
+        return [0] * len(classes), (note,), known[0]
     missing = [name for name in classes if name not in known]
     if missing:
         told = shorten([f"{name!r}{suggest(name, known)}" for name in missing])
         raise AlignmentError(
             f"{len(missing)} of {len(classes)} classes with masks have no probability in "
-            f"{source.place}: {told}. Its classes are {shorten(known, 20)}; name them alike."
+            f"{source.place}: {told}. Its classes are {shorten(known, 20)}; name them alike, or "
+            "give one column of another name that tells whether an image shows any class."
         )
     extra = [name for name in known if name not in classes]
     note = f"{source.place}: class(es) without masks: {shorten(extra)}"
-    return [known.index(name) for name in classes], (note,) if extra else ()
+    return [known.index(name) for name in classes], (note,) if extra else (), ""
+
+
+def _rename_level(levels: Levels, other: str) -> Levels:
+    """Return levels with that of the one class that tells all given to all others."""
+    if not other or not isinstance(levels, Mapping) or other not in levels:
+        return levels
+    return {"": levels[other], **{key: level for key, level in levels.items() if key != other}}
 
 
 def _find_part_rules(source: Source, cut: Cut) -> tuple[dict[str, Rule], bool]:
@@ -364,13 +399,17 @@ def _find_part_rules(source: Source, cut: Cut) -> tuple[dict[str, Rule], bool]:
     if Path(str(origin.get("source", ""))).name != Path(source.place).name:
         return {}, False
     rules = read_part_rules(cut.path)
-    return (rules if rules and set(rules) == set(source.part_names) else {}), True
+    return (rules if rules and set(rules) <= set(source.part_names) else {}), True
 
 
-def _decide_parts(source: Source, rules: Mapping[str, Rule]) -> tuple[Float32, Bool]:
-    """Decide each fold by the rule that was fitted without it."""
-    probs, there = source.probs.copy(), np.zeros(source.probs.shape, np.bool_)
+def _decide_parts(
+    source: Source, rules: Mapping[str, Rule], probs: Float32, there: Bool
+) -> tuple[Float32, Bool]:
+    """Decide each fold by the rule that was fitted without it; others, as new rows, stay."""
+    probs, there = probs.copy(), there.copy()
     for number, name in enumerate(source.part_names):
+        if name not in rules:
+            continue
         rows = np.flatnonzero(source.parts == number)
         decided = apply_rule(rules[name], source.probs[rows], classes=source.classes)
         probs[rows], there[rows] = decided.probs, decided.decisions

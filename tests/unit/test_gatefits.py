@@ -20,6 +20,7 @@ from loupe.maskcuts import CutMasks
 from loupe.testing import make_predictions
 from loupe.thresholds import NEVER
 
+NAN = float("nan")
 FITTED = ("hard", "soft_area", "product", "top", "per_image")
 
 
@@ -202,11 +203,35 @@ def test_rows_without_a_probability_pass():
 def test_gates_that_look_at_what_is_missing_are_left_out():
     probs, masks = draw_masks()
     bare = CutMasks(masks.pairs)
-    assert list_gates(bare) == ("none", "empty", "hard", "soft_area", "per_image")
+    assert list_gates(bare) == ("none", "empty", "hard", "hard_one", "soft_area", "per_image")
     assert list_gates(masks, second=True) == GATE_KINDS
     for kind, what in (("product", "confidences"), ("top", "top pixels")):
         with pytest.raises(InputError, match=what):
             fit_gate(kind, probs, bare)
+    alone, one = probs[:, :1], CutMasks(make_pairs(*np.full((3, 60, 1), 5)))
+    assert "hard_one" not in list_gates(one)
+    with pytest.raises(InputError, match=r"'hard_one' looks at .*a second class"):
+        fit_gate("hard_one", alone, one)
+
+
+def test_hard_one_lets_the_likeliest_of_closed_rows_pass():
+    # Masks that only harm: every threshold closes all, and one of each row comes back.
+    probs = np.float32([[0.1, 0.4], [0.3, 0.2], [NAN, NAN]])
+    areas = np.full((3, 2), 9)
+    masks = CutMasks(make_pairs(0 * areas, areas, 0 * areas))
+    gate = fit_gate("hard_one", probs, masks)
+    assert gate.levels == fit_gate("hard", probs, masks).levels == (NEVER, NEVER)
+    opened = apply_gate(gate, probs, masks)
+    assert opened.keep.tolist() == [[False, True], [True, False], [True, True]]
+    assert not opened.refill.any()
+    # Rows of which a class passes are those of the hard gate.
+    probs, masks = draw_masks(200, 3)
+    hard = apply_gate(fit_gate("hard", probs, masks), probs, masks).keep
+    one = apply_gate(fit_gate("hard_one", probs, masks), probs, masks).keep
+    shut = ~hard.any(axis=1)
+    assert 0 < shut.sum() < 200
+    assert (one[~shut] == hard[~shut]).all()
+    assert (one[shut] == (probs[shut] == probs[shut].max(axis=1, keepdims=True))).all()
 
 
 def test_faults_are_told():

@@ -6,7 +6,7 @@ from loupe.dices import make_pairs
 from loupe.errors import InputError
 from loupe.gatefits import GATE_KINDS, apply_gate, fit_gate, open_pairs
 from loupe.gatetrials import correct_holm, rate_trials, try_cuts, try_gates
-from loupe.maskcuts import Candidate, PairCounts, cut_masks
+from loupe.maskcuts import Candidate, PairCounts, cut_masks, take_masks
 from loupe.testing import make_predictions
 
 ONE = (Candidate(threshold=0.5),)
@@ -163,6 +163,34 @@ def test_the_table_is_whole_and_adds_up():
     none = find(found.trials, "none")
     assert (none.emptied, none.refilled, none.best) == (0, 0, False)
     assert np.isnan(none.p_value)
+
+
+def test_the_likeliest_class_is_kept_where_every_image_shows_one():
+    # The right class is the likeliest of its image, but where that is at 0.35 a threshold closes
+    # it to get rid of the wrong ones at 0.4.
+    rng = np.random.default_rng(0)
+    rows, classes = np.arange(600), ("a", "b", "c")
+    shown = rng.integers(0, 3, 600)
+    probs = rng.uniform(0, 0.3, (600, 3)).astype(np.float32)
+    probs[rows, shown] = np.where(rng.random(600) < 0.6, 0.9, 0.35)
+    there = np.arange(3) == shown[:, None]
+    counts = np.where(there[..., None], [60, 20, 20], [0, 80, 0])[:, :, None]
+    sheet = PairCounts(candidates=ONE, counts=counts)
+    noise = rng.random(600) < 0.25
+    probs[noise, (shown[noise] + 1) % 3] = 0.4
+    probs[noise, shown[noise]] = 0.45
+    parts = rows % 4
+    found = try_gates(probs, sheet, parts, classes=classes, resamples=200)
+    hard, one = (find(found.trials, name) for name in ("hard", "hard_one"))
+    assert one.dice > hard.dice
+    assert one.emptied < hard.emptied
+    masks = cut_masks(sheet, found.cuts)
+    for part in range(4):
+        here, others = np.flatnonzero(parts == part), np.flatnonzero(parts != part)
+        gate = fit_gate("hard_one", probs[others], take_masks(masks, others))
+        kept = apply_gate(gate, probs[here], take_masks(masks, here)).keep
+        assert ((found.pairs["hard_one"].predicted[here] > 0) == kept).all()
+    assert found.gates["hard_one"] == fit_gate("hard_one", probs, masks)
 
 
 def test_a_second_submission_refills():

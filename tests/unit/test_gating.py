@@ -188,6 +188,25 @@ def test_one_unnamed_class_takes_the_one_probability(tmp_path):
     assert "'salt' is taken for the one class" in " ".join(ruled.notes)
 
 
+def test_one_probability_of_a_whole_image_closes_all_its_classes(three, tmp_path):
+    masks, _ = three
+    probs = write_probs(tmp_path / "p.csv", ["a.jpg", "b.jpg", "c.jpg"], [[0.9], [0.1], [0.5]],
+                        classes=("defect",))  # fmt: skip
+    gated = gate(masks, probs, thresholds=0.5)
+    before = read_mask_sheet(masks)
+    assert gated.masks.texts == (before.texts[0], ("",) * 4, before.texts[2])
+    assert sum("'defect' is taken for the presence of any of the 4" in n for n in gated.notes) == 1
+    ruled = gate(masks, probs, rule=thresholds_rule([0.5], classes=("defect",)))
+    assert ruled.masks.texts == gated.masks.texts
+    soft = gate(masks, probs, soft=True, min_area=2, factor=3)
+    # At p = 0.1 that is 5.6 pixels, at 0.5 it is 4, and 2.4 at 0.9.
+    assert soft.masks.texts == (
+        ("1 3", "", "", "9 9"), ("", "", "", ""), ("", "4 4", "", "1 20"),
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"one probability for all 4 classes.*--at-least-one"):
+        gate(masks, probs, thresholds=0.5, at_least_one=True)
+
+
 def test_soft_gate_asks_less_area_of_the_sure(tmp_path):
     ids = [f"{n}.png" for n in range(5)]
     masks = write_masks(tmp_path / "m.csv", ids, [["1 50 90 50"]] * 4 + [[""]], classes=("d",))

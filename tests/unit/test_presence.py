@@ -95,6 +95,27 @@ def test_a_run_gives_its_held_out_rows_and_the_rules_of_their_folds(run, spell):
     assert said.stamps == ()
 
 
+def test_new_rows_beside_held_out_ones_are_decided_by_the_whole_rule(run):
+    cut = read_cut(run.rule_file, None, "recall")
+    oof = run.oof()["m"]
+    found = Source(
+        place=str(run.folder),
+        ids=("new", *oof.ids[:7]),
+        classes=AB,
+        probs=oof.probs[[0, *range(7)]],
+        parts=np.array([0, *(oof.folds[:7] + 1)]),
+        part_names=("-1", "0", "1", "2", "3"),
+    )
+    said = ask(found, cut, AB, np.arange(8))
+    rules = read_part_rules(run.rule_file)
+    whole = apply_rule(cut.rule, oof.probs[[0]], classes=AB)
+    assert said.probs[0].tolist() == whole.probs[0].tolist()
+    for row, fold in enumerate(oof.folds[:7], 1):
+        decided = apply_rule(rules[str(fold)], oof.probs[[row - 1]], classes=AB)
+        assert said.probs[row].tolist() == decided.probs[0].tolist()
+    assert said.stamps == ()
+
+
 def test_a_run_knows_nothing_of_other_images_and_says_how_to_go_on(run):
     found = open_source(run, AB, ())
     with pytest.raises(AlignmentError, match=r"none of the 2 images.*loupe predict .*night IMAGES"):
@@ -153,6 +174,43 @@ def test_a_missing_rule_is_named_if_one_is_needed(tmp_path):
         find_cut(probs, needed=True)
     assert not find_cut(probs, needed=False).given
     assert place_rule(probs).name == "p.rule.json"
+
+
+def test_one_column_of_another_name_tells_of_all_classes():
+    found = source([[0.9], [0.2], [NAN]], classes=("defect",))
+    at = np.array([1, 0, ABSENT, 2])
+    for cut in (
+        Cut(levels=0.5),
+        Cut(levels={"defect": 0.5}),
+        Cut(levels={"": 0.5}),
+        Cut(rule=rule(0.5, classes=("defect",))),
+    ):
+        said = ask(found, cut, AB, at)
+        assert said.shared
+        assert said.there.tolist() == [[False] * 2, [True] * 2, [False] * 2, [False] * 2]
+        assert said.probs[:2].tolist() == np.float32([[0.2] * 2, [0.9] * 2]).tolist()
+        assert said.asked.tolist() == [True, True, False, False]
+        assert "'defect' is taken for the presence of any of the 2 classes" in said.notes[0]
+    single = ask(found, Cut(levels={"defect": 0.95, "b": 0.1}), AB, at)
+    assert single.there[:2].tolist() == [[False, True], [False, True]]
+    assert not ask(found, Cut(levels=0.5), ("a",), at).shared
+    # A column of the name of a class says nothing of the others.
+    with pytest.raises(AlignmentError, match=r"1 of 2 classes.*'b'"):
+        ask(source([[0.5]], classes=("a",)), Cut(levels=0.5), AB, np.array([0]))
+
+
+def test_a_file_with_one_column_of_another_name_is_read(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("id,defect\n1.png,0.9\n2.png,0.2\n", encoding="utf-8")
+    found = open_source(path, AB, (Cut(levels=0.5),))
+    assert found.classes == ("defect",)
+    assert ask(found, Cut(levels=0.5), AB, match_rows(found, ["2.png"])).there.tolist() == [
+        [False, False]
+    ]
+    for text in ("id,a\n1.png,0.9\n", "id,x,y\n1.png,0.9,0.5\n"):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(AlignmentError, match="of 2 classes have no column: "):
+            open_source(path, AB, (Cut(levels=0.5),))
 
 
 def test_a_class_without_a_probability_is_named_with_a_suggestion():
