@@ -21,6 +21,7 @@ from pydantic_core import core_schema
 
 from loupe.augment import STEPS
 from loupe.choices import Loss, Optimizer, Schedule
+from loupe.maskevaluation import list_mask_metrics
 from loupe.recipe import Recipe
 from loupe.settings import Stage
 from loupe.watching import list_metrics
@@ -68,6 +69,7 @@ _CONTENTS = {
     "The network and its input": ["network", "input"],
     "What it sees in training": ["augment", "mixing"],
     "How it learns": ["loss", "optimizer", "schedule", "stages"],
+    "Masks": ["decoder", "mask_loss", "masks"],
     "What watches it": ["early_stop", "checkpoint", "metrics"],
     "Prediction": ["tta"],
     "Filled in by a run": ["engine", "start"],
@@ -110,6 +112,21 @@ at most.
 
 ```yaml
 loss: {name: focal, gamma: 2, class_weights: {crack: 3}}
+```
+""",
+    "decoder": """```yaml
+decoder: {architecture: UnetPlusPlus, options: {decoder_attention_type: scse}}
+```
+
+With it, `head_lr_factor` of a stage is the decoder's rate over the encoder's, and
+`freeze: [backbone]` keeps the encoder as it is.
+""",
+    "mask_loss": """```yaml
+mask_loss: {bce: 1, dice: 1, over: batch, pos_weight: {crack: 5}}
+```
+""",
+    "masks": """```yaml
+masks: {networks: per_class, rows: nonempty, thresholds: [0.3, 0.5, 0.7], cut: triplet}
 ```
 """,
     "optimizer": """How the weights are moved.
@@ -191,6 +208,12 @@ def _describe_metrics() -> str:
         overall = ", ".join(f"`{name}`" for name in names if "/" not in name)
         single = ", ".join(f"`{name}`" for name in names if "/" in name)
         rows.append(f"| {title} | {overall} | {single} |")
+    masks = list_mask_metrics(["crack"])
+    overall, single = (
+        ", ".join(f"`{name}`" for name in masks if ("/" in name) == inner)
+        for inner in (False, True)
+    )
+    rows.append(f"| masks | {overall} | {single} |")
     return "\n".join([_METRICS_INTRO, *rows]) + "\n"
 
 

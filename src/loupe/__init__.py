@@ -10,11 +10,14 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from loupe.cascades import Cascade, read_cascade
+    from loupe.cascading import Cascaded, cascade
     from loupe.checking import CheckReport, check
     from loupe.comparing import Comparison
     from loupe.deciding import Decision
     from loupe.decisions import blend, compare, decide
     from loupe.demonstration import Demo, demo
+    from loupe.ensembles import predict
     from loupe.errors import (
         AlignmentError,
         ExportError,
@@ -31,22 +34,28 @@ if TYPE_CHECKING:
     )
     from loupe.gating import Gated, gate
     from loupe.grading import Graded, score
-    from loupe.inference import predict
     from loupe.layouts import read_table
+    from loupe.maskgrading import MaskGraded, score_masks
+    from loupe.masksheets import Masks
     from loupe.predictions import Predictions
     from loupe.recipe import Recipe, read_recipe
     from loupe.rules import Rule, read_rule
     from loupe.runs import Run, open_run
+    from loupe.segmenting import Segmented, segment
     from loupe.splitting import split
     from loupe.table import Table
     from loupe.training import train
+    from loupe.variants import Variants, try_variants
 
 _HOMES = {
+    "cascades": ("Cascade", "read_cascade"),
+    "cascading": ("Cascaded", "cascade"),
     "checking": ("CheckReport", "check"),
     "comparing": ("Comparison",),
     "deciding": ("Decision",),
     "decisions": ("blend", "compare", "decide"),
     "demonstration": ("Demo", "demo"),
+    "ensembles": ("predict",),
     "errors": (
         "AlignmentError",
         "ExportError",
@@ -63,20 +72,25 @@ _HOMES = {
     ),
     "gating": ("Gated", "gate"),
     "grading": ("Graded", "score"),
-    "inference": ("predict",),
     "layouts": ("read_table",),
+    "maskgrading": ("MaskGraded", "score_masks"),
+    "masksheets": ("Masks",),
     "predictions": ("Predictions",),
     "recipe": ("Recipe", "read_recipe"),
     "rules": ("Rule", "read_rule"),
     "runs": ("Run", "open_run"),
+    "segmenting": ("Segmented", "segment"),
     "splitting": ("split",),
     "table": ("Table",),
     "training": ("train",),
+    "variants": ("Variants", "try_variants"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AlignmentError",
+    "Cascade",
+    "Cascaded",
     "CheckReport",
     "Comparison",
     "Decision",
@@ -89,6 +103,8 @@ __all__ = [
     "LeakageError",
     "LoupeError",
     "MaskError",
+    "MaskGraded",
+    "Masks",
     "MissingExtraError",
     "Predictions",
     "Recipe",
@@ -96,10 +112,13 @@ __all__ = [
     "Rule",
     "Run",
     "RunError",
+    "Segmented",
     "Table",
     "TableError",
+    "Variants",
     "WeightsError",
     "blend",
+    "cascade",
     "check",
     "compare",
     "decide",
@@ -107,12 +126,16 @@ __all__ = [
     "gate",
     "open_run",
     "predict",
+    "read_cascade",
     "read_recipe",
     "read_rule",
     "read_table",
     "score",
+    "score_masks",
+    "segment",
     "split",
     "train",
+    "try_variants",
 ]
 
 

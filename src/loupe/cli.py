@@ -311,10 +311,26 @@ def _show_run(run: Run) -> None:
     from loupe.showing import show_rule
     from loupe.terminal import make_console, show_scores
 
+    if run.segments:
+        _show_mask_run(run)
+        return
     show_scores(make_console(), read_scores(run), run.manifest()["stamps"])
     if run.rule_file.is_file():
         report = load_rule_file(run.rule_file).get("report", {})
         show_rule(make_console(), read_rule(run.rule_file), report.get("warnings", ()))
+    click.echo(f"\n{run.instructions_file.read_text(encoding='utf-8')}", nl=False)
+
+
+def _show_mask_run(run: Run) -> None:
+    from loupe.maskrules import read_mask_rule
+    from loupe.maskshowing import show_mask_rule, show_mask_scores
+    from loupe.scoring import read_scores
+    from loupe.terminal import make_console
+
+    show_mask_scores(make_console(), read_scores(run), run.manifest()["stamps"])
+    show_mask_rule(make_console(), read_mask_rule(run.cuts_file))
+    if run.contact_file.is_file():
+        click.echo(f"best, median and worst masks of each class: {run.contact_file}")
     click.echo(f"\n{run.instructions_file.read_text(encoding='utf-8')}", nl=False)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from loupe.maskcommands import SIZE, is_mask_file, score_mask_file, score_run_masks
 from loupe.options import (
     choose_reporter,
     evidence_options,
@@ -67,7 +68,7 @@ def predict(
     Exit code 1 if some images could not be read; their rows say why.
     """
     import loupe
-    from loupe.inference import count_run_views
+    from loupe.ensembles import count_run_views
     from loupe.ruling import check_ruling, find_rule, rule_predictions, write_review
 
     reading = {name: writing.pop(name) for name in ("images", "image_column", "group_column")}
@@ -239,9 +240,10 @@ def decide(source: Path, out: Path | None, **options: Any) -> None:
 )
 @click.option("--allow-leak", is_flag=True, help="Go on with rows seen in training; stamped.")
 @click.option("--device", default="auto", show_default=True)
+@click.option("--size", type=SIZE, help="Of a file of masks: the size that it was made for.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the scores as JSON.")
 def score(source: Path, table: Path, out: Path | None, **options: Any) -> None:
-    """Score the stored rule on rows never trained on.
+    """Score the stored rule on rows never trained on, or masks: a run's, or anyone's file.
 
     Of a table with a hold-out only that is scored. Exit code 1 if some images could not be
     read.
@@ -252,7 +254,14 @@ def score(source: Path, table: Path, out: Path | None, **options: Any) -> None:
     from loupe.terminal import make_console
 
     reading, options = part_options(options)
-    found = read_source(table, reading | {"need_images": source.is_dir()})
+    is_run, is_file = source.is_dir(), is_mask_file(source)
+    found = read_source(table, reading | {"need_images": is_run or is_file})
+    if is_file:
+        score_mask_file(source, found, options | {"out": out})
+    elif is_run and loupe.open_run(source).segments:
+        score_run_masks(source, found, options | {"out": out})
+    if options.pop("size"):
+        raise click.UsageError("--size is for a file of masks.")
     graded = loupe.score(source, found, reporter=choose_reporter(), **options)
     show_graded(make_console(), graded)
     if out is not None:

@@ -1,0 +1,449 @@
+"""Variants: what each way through a cascade is worth on held-out rows, without predicting any.
+
+Owns the held-out rows of all runs of a cascade side by side, and which masks each choice of
+stages lets through. Cuts, rules and gates of a row are those fitted without its part. It must
+not open images or networks, nor measure by itself (that is `gatetrials`).
+
+Shapes: N held-out rows, C classes, K parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loupe.aligning import ABSENT, guess_difference, match_ids
+from loupe.cascades import (
+    Cascade,
+    PresenceStage,
+    StageName,
+    StageRuns,
+    choose_stages,
+    open_runs,
+    read_cascade,
+)
+from loupe.dices import Pairs, keep_pairs
+from loupe.errors import AlignmentError, shorten
+from loupe.evidence import make_evidence
+from loupe.gatefits import FittedGate, GateKind, apply_gate, fit_gate, list_gates
+from loupe.gates import keep_likeliest
+from loupe.gatetrials import SIMPLE, GateTrial, rate_trials
+from loupe.maskcuts import CutMasks, cut_masks, take_masks
+from loupe.maskrules import read_mask_rule
+from loupe.maskscoring import cross_fitted_masks, read_mask_counts
+from loupe.presence import Cut, ask, find_cut, open_source, read_cut
+from loupe.runs import Run, open_run
+from loupe.stagetimes import Reach, may_pass, measure_reach, open_likeliest
+from loupe.weighting import Bool
+
+Float32 = NDArray[np.float32]
+Int16 = NDArray[np.int16]
+Rows = NDArray[np.intp]
+
+UNGATED = "masks"
+"""Name of the variant that all others are compared with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variants:
+    """All variants side by side, on held-out rows.
+
+    Attributes:
+        trials: All classes together first, then class by class; the variants in the same order:
+            "masks" (nothing gates), "empty" (no mask at all), the choices of stages that the
+            cascade can make, and "fitted" gates in their place. Differences are to "masks".
+        best: The variant that the evidence carries for all classes together; "masks" if none.
+        best_by_class: (C,) the same for each class by itself.
+        reach: What reaches each stage of each variant.
+        classes: (C,) names.
+        rows: How many images were held out.
+        notes: What was read and assumed.
+        stamps: What must be said beside every score.
+    """
+
+    trials: tuple[GateTrial, ...]
+    best: str
+    best_by_class: tuple[str, ...]
+    reach: tuple[Reach, ...]
+    classes: tuple[str, ...]
+    rows: int
+    notes: tuple[str, ...] = ()
+    stamps: tuple[str, ...] = ()
+
+
+class FittedStage(NamedTuple):
+    """A gate for new images, fitted on all held-out rows.
+
+    Attributes:
+        gate: The gate; its classes are those of the masks.
+        notes: What it was fitted on.
+        stamps: What must be said beside every score of what it lets through.
+    """
+
+    gate: FittedGate
+    notes: tuple[str, ...]
+    stamps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    """Held-out rows of the runs that draw masks.
+
+    `masks` are cut without the part of each row, `part_masks` all without the part they stand
+    for: what a gate for that part is fitted on. `folds` are those of the first run.
+    """
+
+    place: Path
+    ids: tuple[str, ...]
+    folds: Int16
+    parts: Rows
+    groups: tuple[str, ...] | None
+    masks: CutMasks
+    part_masks: tuple[CutMasks, ...]
+    notes: tuple[str, ...]
+    stamps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Heard:
+    """What one run of classifiers says of held-out rows, each (N, C).
+
+    `there` is True also where nothing is known; `probs` are calibrated by the rule that
+    decides, `raw` as the networks gave them: what gates are fitted on.
+    """
+
+    there: Bool
+    probs: Float32
+    raw: Float32
+    notes: tuple[str, ...]
+    stamps: tuple[str, ...]
+
+
+class _Way(NamedTuple):
+    """The (N, C) masks that one way lets through, and the pairs open when each stage looks."""
+
+    keep: Bool
+    seen: dict[StageName, Bool]
+
+
+def try_variants(
+    source: Cascade | Mapping[str, Any] | str | Path, *, resamples: int = 2000, seed: int = 0
+) -> Variants:
+    """Compare what a cascade can be, on rows that no network, rule, cut or gate was fitted on.
+
+    Compared are the choices of stages ("masks", "binary+masks", "labels+masks" and
+    "binary+labels+masks", as far as the cascade has them), met as its `gate` says; empty
+    masks; and every gate of `gatefits` fitted to the probabilities of labels alone (of binary,
+    without labels). Nothing is predicted: counts of masks and probabilities are those of
+    the runs' own cross-validation. Only what the evidence carries is marked as best, as
+    `gatetrials.try_gates` says.
+
+    Args:
+        source: A cascade, or its file.
+        resamples: Of each bootstrap and test.
+        seed: Of both.
+
+    Raises:
+        AlignmentError: classes differ, or held-out rows of the masks have no probability.
+        RunError: a run is missing, unfinished or of the wrong kind.
+        RecipeError: the file is no cascade.
+        LeakageError: the probabilities of a run leak.
+        InputError: a run has no rule and the cascade no threshold.
+    """
+    cascade = source if isinstance(source, Cascade) else read_cascade(source)
+    runs = open_runs(cascade)
+    held, heard = _gather(cascade, runs)
+    ways = _list_ways(cascade, held, heard)
+    nothing = np.zeros(held.masks.pairs.truth.shape, np.bool_)
+    pairs: dict[str, Pairs] = {"none": held.masks.pairs}
+    pairs["empty"] = keep_pairs(held.masks.pairs, nothing)
+    pairs |= {
+        name: keep_pairs(held.masks.pairs, way.keep)
+        for name, way in ways.items()
+        if name != UNGATED
+    }
+    found = rate_trials(pairs, held.groups, classes=runs.classes, resamples=resamples, seed=seed)
+    trials = tuple(replace(each, name=UNGATED) if each.name == "none" else each for each in found)
+    notes, stamps = _tell(held, heard)
+    return Variants(
+        trials=trials,
+        best=_find_best(trials, ""),
+        best_by_class=tuple(_find_best(trials, name) for name in runs.classes),
+        reach=tuple(
+            measure_reach(name, stage, seen)
+            for name, way in ways.items()
+            for stage, seen in way.seen.items()
+        ),
+        classes=runs.classes,
+        rows=len(held.ids),
+        notes=notes,
+        stamps=stamps,
+    )
+
+
+def fit_stage_gate(cascade: Cascade, kind: GateKind) -> FittedStage:
+    """Fit the gate of a cascade on all held-out rows, for new images.
+
+    Rows that a binary stage before labels closes are left out: their like will never
+    reach the gate.
+
+    Args:
+        cascade: With labels or binary.
+        kind: The gate.
+
+    Raises:
+        AlignmentError: as `try_variants`; so the other errors.
+    """
+    held, heard = _gather(cascade, open_runs(cascade))
+    last, passed = _find_last(cascade, heard)
+    return FittedStage(fit_gate(kind, _hide(last.raw, passed), held.masks), *_tell(held, heard))
+
+
+def read_stage_cut(stage: PresenceStage) -> Cut:
+    """Return what a stage decides by: its rule, its threshold, or the rule of its run.
+
+    Args:
+        stage: The stage.
+
+    Raises:
+        InputError: there is no rule, or it decides whole groups.
+    """
+    cut = read_cut(stage.rule, stage.threshold, "stage's")
+    return cut if cut.given else find_cut(stage.run, needed=True)
+
+
+def _gather(cascade: Cascade, runs: StageRuns) -> tuple[_Held, dict[StageName, _Heard]]:
+    """Return the held-out masks of a cascade, and what its classifiers say of the same rows."""
+    held = _gather_masks(runs)
+    return held, {name: _hear(cascade, name, stage, held, runs) for name, stage in cascade.presence}
+
+
+def _gather_masks(runs: StageRuns) -> _Held:
+    """Put the held-out masks of all runs that draw them side by side."""
+    opened = [_find_measured(run) for run in runs.masks]
+    first, _ = opened[0]
+    sheet, table = read_mask_counts(first), first.table()
+    at = match_ids(table.ids, sheet.ids)
+    groups = None if table.groups is None else tuple(table.groups[row] for row in at)
+    areas = sheet.counts.counts[:, :, 0]
+    truth = (areas[..., 0] + areas[..., 2] > 0).astype(np.float32)
+    # Of one fold alone, it deals rows to parts.
+    evidence = make_evidence(
+        truth,
+        [truth],
+        exclusive=False,
+        classes=sheet.classes,
+        ids=sheet.ids,
+        folds=sheet.folds,
+        groups=groups,
+    )
+    pieces = [_cut_run(run, sheet.ids, evidence.parts, first) for run, _ in opened]
+    stamps = [str(stamp) for run, _ in opened for stamp in run.manifest()["stamps"]]
+    return _Held(
+        place=first.folder,
+        ids=sheet.ids,
+        folds=sheet.folds,
+        parts=evidence.parts,
+        groups=groups,
+        masks=_join_classes([whole for whole, _, _ in pieces]),
+        part_masks=tuple(
+            _join_classes(masks) for masks in zip(*(each for _, each, _ in pieces), strict=True)
+        ),
+        notes=tuple(note for _, notes in opened for note in notes),
+        stamps=(*stamps, *(stamp for _, _, stamp in pieces if stamp)),
+    )
+
+
+def _hear(
+    cascade: Cascade, name: StageName, stage: PresenceStage, held: _Held, runs: StageRuns
+) -> _Heard:
+    """Return what a stage's run says of held-out rows, decided without the fold of each."""
+    run, told = _find_measured(runs.presence[name])
+    cut = Cut() if cascade.fitted is stage else read_stage_cut(stage)
+    source = open_source(run, runs.classes, (cut,))
+    # A binary run has a class of its own, and says the same of all.
+    classes = source.classes if name == "binary" else runs.classes
+    at = match_ids(source.ids, held.ids)
+    _check_known(held, at, source.ids, run.folder)
+    said, raw = ask(source, cut, classes, at), ask(source, Cut(), classes, at).probs
+    notes, stamps = _compare_folds(run, held)
+    shape = held.masks.pairs.truth.shape
+    return _Heard(
+        there=np.array(np.broadcast_to(said.there | ~said.asked[:, None], shape), np.bool_),
+        probs=np.array(np.broadcast_to(said.probs, shape)),
+        raw=np.array(np.broadcast_to(raw, shape)),
+        notes=(*told, *source.notes, *said.notes, *notes),
+        stamps=(*source.stamps, *said.stamps, *stamps),
+    )
+
+
+def _tell(
+    held: _Held, heard: Mapping[StageName, _Heard]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return all notes and stamps, each once."""
+    notes = [*held.notes, *(note for each in heard.values() for note in each.notes)]
+    stamps = [*held.stamps, *(stamp for each in heard.values() for stamp in each.stamps)]
+    return tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(stamps))
+
+
+def _list_ways(cascade: Cascade, held: _Held, heard: Mapping[StageName, _Heard]) -> dict[str, _Way]:
+    """Return every choice of stages, and every gate fitted to one run of probabilities."""
+    names = [name for name, _ in cascade.presence]
+    ways = {}
+    for count in range(len(names) + 1):
+        for some in combinations(names, count):
+            chosen = choose_stages(cascade, [*some, "masks"])
+            ways["+".join(chosen.stages)] = _find_way(chosen, held, heard)
+    if not names:
+        return ways
+    alone = choose_stages(cascade, [names[-1], "masks"])
+    for kind in list_gates(held.masks):
+        # The cascade's own is there already, under the names of its stages.
+        known = alone.fitted is not None and kind == alone.gate and not alone.at_least_one
+        if kind not in SIMPLE and not known:
+            keep, able = _cross_fit(kind, heard[names[-1]].raw, held)
+            ways[f"fitted {kind}"] = _Way(keep=keep, seen=_list_seen(alone, able, None))
+    return ways
+
+
+def _find_way(cascade: Cascade, held: _Held, heard: Mapping[StageName, _Heard]) -> _Way:
+    """Return what one choice of stages lets through."""
+    if not cascade.presence:
+        every = np.ones(held.masks.pairs.truth.shape, np.bool_)
+        return _Way(keep=every, seen={"masks": every})
+    last, passed = _find_last(cascade, heard)
+    hard = cascade.gate == "hard"
+    keep = able = last.there
+    if not hard:
+        keep, able = _cross_fit(cascade.gate, _hide(last.raw, passed), held)
+    if cascade.at_least_one:
+        probs = last.probs if hard else last.raw
+        keep = keep_likeliest(keep, probs)
+        able = keep if hard else np.asarray(able | open_likeliest(probs), np.bool_)
+    kept = keep if passed is None else np.asarray(keep & passed, np.bool_)
+    return _Way(keep=kept, seen=_list_seen(cascade, able, passed))
+
+
+def _find_last(cascade: Cascade, heard: Mapping[StageName, _Heard]) -> tuple[_Heard, Bool | None]:
+    """Return what the stage that meets the masks says, and what the one before lets through."""
+    names = [name for name, _ in cascade.presence]
+    return heard[names[-1]], heard[names[0]].there if len(names) > 1 else None
+
+
+def _list_seen(cascade: Cascade, able: Bool, passed: Bool | None) -> dict[StageName, Bool]:
+    """Return the pairs that are open when each stage looks."""
+    seen = [np.ones(able.shape, np.bool_)]
+    seen += [] if passed is None else [passed]
+    seen.append(able if passed is None else np.asarray(able & passed, np.bool_))
+    return dict(zip(cascade.stages, seen, strict=True))
+
+
+def _cross_fit(kind: GateKind, probs: Float32, held: _Held) -> tuple[Bool, Bool]:
+    """Fit a gate without each part; return what it keeps of the part, and what may pass it."""
+    keep, able = np.zeros(probs.shape, np.bool_), np.zeros(probs.shape, np.bool_)
+    for part, masks in enumerate(held.part_masks):
+        here, others = np.flatnonzero(held.parts == part), np.flatnonzero(held.parts != part)
+        gate = fit_gate(kind, probs[others], take_masks(masks, others))
+        keep[here] = apply_gate(gate, probs[here], take_masks(masks, here)).keep
+        able[here] = may_pass(gate, probs[here])
+    return np.asarray(keep & (held.masks.pairs.predicted > 0), np.bool_), able
+
+
+def _hide(probs: Float32, passed: Bool | None) -> Float32:
+    """Leave out the rows that an earlier stage closed: NaN says nothing to a fit."""
+    return probs if passed is None else np.where(passed, probs, np.float32(np.nan))
+
+
+def _cut_run(
+    run: Run, ids: Sequence[str], parts: Rows, first: Run
+) -> tuple[CutMasks, list[CutMasks], str]:
+    """Return the masks of a run's rows, all of them by the cuts of each part, and a stamp."""
+    sheet, rule, whole = (
+        read_mask_counts(run),
+        read_mask_rule(run.cuts_file),
+        cross_fitted_masks(run),
+    )
+    at = match_ids(sheet.ids, ids)
+    lost = [repr(key) for key, row in zip(ids, at, strict=True) if row == ABSENT]
+    more = [repr(key) for key in sorted(set(sheet.ids) - set(ids))]
+    if lost or more:
+        raise AlignmentError(
+            f"{run.folder} held out other images than {first.folder}: it lacks {len(lost)} "
+            f"({shorten(lost, 3)}), and {len(more)} are its own ({shorten(more, 3)}). Expected "
+            "runs that were trained on one table."
+        )
+    masks, count = take_masks(whole, at), int(parts.max()) + 1
+    numbers = np.unique(sheet.folds, return_inverse=True)[1][at]
+    if len(rule.part_cuts) == count and (numbers == parts).all():
+        return masks, [cut_masks(sheet.counts, cuts, at) for cuts in rule.part_cuts], ""
+    apart = f"OPTIMISTIC: {run.folder} has other folds than {first.folder}; a gate may know a part"
+    other = len(np.unique(sheet.folds)) > 1 and not (numbers == parts).all()
+    return masks, [masks] * count, f"{apart} through cuts that were chosen on it" if other else ""
+
+
+def _find_measured(run: Run) -> tuple[Run, tuple[str, ...]]:
+    """Return the run whose held-out rows tell of a run, and a note if that is another one."""
+    if not run.refit:
+        return run, ()
+    source = open_run(run.manifest()["refit_of"])
+    note = f"{run.folder} was trained on all rows; {source.folder}, which it follows, tells of it"
+    return source, (note,)
+
+
+def _join_classes(pieces: Sequence[CutMasks]) -> CutMasks:
+    """Put the columns of several runs beside each other."""
+
+    def join(values: Sequence[Float32 | None]) -> Float32 | None:
+        known = [value for value in values if value is not None]
+        return np.concatenate(known, axis=1) if len(known) == len(values) else None
+
+    pairs = [each.pairs for each in pieces]
+    return CutMasks(
+        Pairs(
+            truth=np.concatenate([each.truth for each in pairs], axis=1),
+            predicted=np.concatenate([each.predicted for each in pairs], axis=1),
+            intersection=np.concatenate([each.intersection for each in pairs], axis=1),
+        ),
+        join([each.confidences for each in pieces]),
+        join([each.tops for each in pieces]),
+    )
+
+
+def _check_known(held: _Held, at: Rows, known: Sequence[str], place: Path) -> None:
+    lost = [held.ids[row] for row in np.flatnonzero(at == ABSENT)]
+    if lost:
+        told, hint = shorten([repr(key) for key in lost], 5), guess_difference(lost, known)
+        raise AlignmentError(
+            f"{place}: {len(lost):,} of {len(held.ids):,} images that {held.place} held out have "
+            f"no held-out probability there: {told}.{hint} Expected a run that was trained on all "
+            "of these images, clean ones too."
+        )
+
+
+def _compare_folds(run: Run, held: _Held) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Tell of images that only the classifier knows, and of rows in other folds."""
+    table = run.table()
+    at = match_ids(table.ids, held.ids)
+    more = len(table) - len(at)
+    note = f"{run.folder}: {more:,} of its {len(table):,} images were not held out by {held.place}"
+    told = (f"{note}, so nothing is measured on them",) if more > 0 else ()
+    other = 0 if table.folds is None else int((table.folds[at] != held.folds).sum())
+    if not other:
+        return told, ()
+    stamp = (
+        f"OPTIMISTIC: {run.folder} has other folds than {held.place} ({other:,} of {len(at):,} "
+        "images); a gate fitted without a part may know it through networks trained on it"
+    )
+    advice = f"{run.folder} and {held.place} were split apart; train both on one table of folds"
+    return (*told, advice), (stamp,)
+
+
+def _find_best(trials: Sequence[GateTrial], class_name: str) -> str:
+    marked = [each.name for each in trials if each.best and each.class_name == class_name]
+    return marked[0] if marked else UNGATED
