@@ -122,10 +122,12 @@ With it, `head_lr_factor` of a stage is the decoder's rate over the encoder's, a
 `freeze: [backbone]` keeps the encoder as it is.
 """,
     "mask_loss": """```yaml
+decoder: {architecture: Unet}
 mask_loss: {bce: 1, dice: 1, over: batch, pos_weight: {crack: 5}}
 ```
 """,
     "masks": """```yaml
+decoder: {architecture: Unet}
 masks: {networks: per_class, rows: nonempty, thresholds: [0.3, 0.5, 0.7], cut: triplet}
 ```
 """,

@@ -23,7 +23,7 @@ from loupe.architectures import create_network
 from loupe.caching import Pixels, read_pixels
 from loupe.data import Batch, Framed, Rows, Samples
 from loupe.dices import Pairs
-from loupe.errors import InputError, RecipeError
+from loupe.errors import InputError, RecipeError, shorten
 from loupe.executors import count_cores
 from loupe.features import Features, head_only, load_features, needs_features
 from loupe.files import replacing, write_json, write_text
@@ -211,6 +211,28 @@ def _training_rows(table: Table, recipe: Recipe, fold: int) -> tuple[Rows, Rows,
     if any(isinstance(stage, HeadStage) and stage.l2 == "auto" for stage in recipe.stages):
         _, inner = _split_inner(table, rows, INNER_SHARE, recipe.seed + 1)
     return rows, watched, inner
+
+
+def check_rows(table: Table, folds: Sequence[int], recipe: Recipe, name: str) -> None:
+    """Refuse a member that has nothing to learn from in some fold.
+
+    Args:
+        table: With folds.
+        folds: Numbers of the folds.
+        recipe: Of the member.
+        name: Of the member.
+
+    Raises:
+        RecipeError: a fold leaves no training row; all such folds are named.
+    """
+    bare = [str(fold) for fold in folds if not len(_training_rows(table, recipe, fold)[0])]
+    if bare:
+        classes, _ = learnt_classes(table, recipe)
+        raise RecipeError(
+            f"{name}: without fold {', '.join(bare)} no row is left that shows {shorten(classes)}, "
+            "so there is nothing to learn. Split the table into more folds, leave that class out "
+            "(--set masks.classes=[...]), or learn from all rows (--set masks.rows=all)."
+        )
 
 
 def check_watched(table: Table, folds: Sequence[int], recipe: Recipe) -> None:

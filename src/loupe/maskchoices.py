@@ -66,6 +66,11 @@ class MaskLoss(Part):
         names = ("bce", "dice", "focal", "lovasz", "tversky")
         if not any(getattr(self, name) for name in names):
             raise ValueError(f"all of {', '.join(names)} are 0; one must be above 0")
+        uses = {"gamma": "focal", "symmetric": "lovasz", "alpha": "tversky", "beta": "tversky"}
+        fields = type(self).model_fields
+        for name, loss in uses.items():
+            if getattr(self, name) != fields[name].default and not getattr(self, loss):
+                raise ValueError(f"{name} has no effect while the weight of {loss} is 0")
         if self.mask_weight and self.over == "batch":
             raise ValueError(
                 "mask_weight weighs classes, but over: batch makes them one set of pixels; choose "
@@ -95,7 +100,8 @@ class Decoder(Part):
     architecture: Annotated[Architecture, BeforeValidator(_fold_architecture)] = "Unet"
     """`Unet`, `UnetPlusPlus`, `FPN` or `DeepLabV3Plus`."""
     class_head: bool = False
-    """A second output: is the class there at all, from the encoder's last feature map."""
+    """A second output while training, from the encoder's last feature map: is the class there
+    at all? It helps the encoder along (`mask_loss.class_head`); masks are drawn without it."""
     head_pool: Literal["avg", "max"] = "avg"
     """How the class head pools."""
     head_dropout: Share = 0.2
@@ -130,9 +136,10 @@ class MaskWork(Part):
     thresholds: Annotated[tuple[Probability, ...], Field(min_length=1)] = (
         *(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
     )
-    """Pixel thresholds that are tried on held-out rows."""
+    """Pixel thresholds that are tried on held-out rows; plain 0.5 always is, too."""
     min_components: Annotated[tuple[Whole, ...], Field(min_length=1)] = (0,)
-    """Least areas of a connected part that are tried, in pixels of `size`; 0 keeps all."""
+    """Least areas of a connected part that are tried, in pixels of `size`; 0 keeps all, and
+    is always tried at 0.5."""
     fill_holes: Annotated[tuple[bool, ...], Field(min_length=1)] = (False,)
     """Whether enclosed holes are filled; `[false, true]` tries both."""
     cut: Literal["auto", "fixed", "pixel", "area", "doublet", "triplet"] = "auto"

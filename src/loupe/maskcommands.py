@@ -75,6 +75,7 @@ def cascade(cascade: Path, source: Path | None, out: Path | None, **options: Any
     Exit code 1 if some images could not be read.
     """
     import loupe
+    from loupe.cascades import choose_stages
     from loupe.maskshowing import show_stage_times, show_variants
     from loupe.terminal import make_console
 
@@ -87,9 +88,13 @@ def cascade(cascade: Path, source: Path | None, out: Path | None, **options: Any
         return
     if out is None:
         raise click.UsageError("masks are written to a file; name it with --out.")
+    chosen = loupe.read_cascade(cascade)
+    if stages:
+        # A misspelt stage is told before any image is looked at.
+        choose_stages(chosen, stages)
     table = _read_images(source, options)
     found = loupe.cascade(
-        cascade, table, stages=stages, out=out, reporter=choose_reporter(), **options
+        chosen, table, stages=stages, out=out, reporter=choose_reporter(), **options
     )
     for stamp in found.stamps:
         click.echo(f"! {stamp}")
@@ -110,6 +115,7 @@ def score_run_masks(run: Path, table: Table, options: dict[str, Any]) -> None:
     from loupe.maskgrading import score_segmenter
 
     _refuse(options, ("rule", "pool", "held_out"), "a run that draws masks has cuts, not a rule")
+    _refuse(options, ("size",), "a run is scored at the size that it draws (masks.size)")
     kept = {name: options[name] for name in ("group", "allow_leak", "device")}
     _show_graded(score_segmenter(run, table, reporter=choose_reporter(), **kept), options["out"])
 
@@ -125,6 +131,8 @@ def score_mask_file(masks: Path, table: Table, options: dict[str, Any]) -> None:
     import loupe
 
     _refuse(options, ("rule", "pool", "allow_leak"), "a file of masks is scored as it is")
+    if options["group"] != "auto" or options["device"] != "auto":
+        raise click.UsageError("--group and --device are for runs; a file has the table's groups.")
     _show_graded(loupe.score_masks(masks, table, size=options["size"]), options["out"])
 
 

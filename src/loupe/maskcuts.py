@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -259,6 +259,26 @@ def cross_fit_cuts(counts: PairCounts, parts: Integers, kind: CutKind = "triplet
         if len(rows := np.flatnonzero(parts == part))
     ]
     return CutFit(kind, choose_mask_cuts(counts, kind), part_cuts, join_masks(pieces))
+
+
+def take_counts(counts: PairCounts, rows: Rows) -> PairCounts:
+    """Return the counts of some rows, in the order given.
+
+    Args:
+        counts: Of all rows.
+        rows: Numbers of the rows to keep.
+    """
+
+    def take(values: Any) -> Any:
+        return None if values is None else values[rows]
+
+    return PairCounts(
+        candidates=counts.candidates,
+        counts=counts.counts[rows],
+        confidences=take(counts.confidences),
+        tops=take(counts.tops),
+        presences=take(counts.presences),
+    )
 
 
 def join_masks(pieces: Sequence[tuple[Rows, CutMasks]]) -> CutMasks:

@@ -32,6 +32,7 @@ from loupe.maskcuts import (
     choose_mask_cuts,
     cut_masks,
     join_masks,
+    take_counts,
 )
 from loupe.weighting import Integers
 
@@ -184,6 +185,44 @@ def cut_parts(rule: MaskRule, counts: PairCounts, parts: Integers) -> CutMasks:
         if len(mine)
     ]
     return join_masks(pieces)
+
+
+def cut_others(
+    rule: MaskRule, counts: PairCounts, parts: Integers, *, kind: Wish
+) -> list[CutMasks]:
+    """Return, for each part, the masks that something for that part can be fitted on.
+
+    Rows of the part are cut by the cuts chosen without it. All others are cut as in
+    `fit_mask_rule` on them alone: without their own part, and without this one. With two
+    parts the others are a single one, so their cuts are those chosen on themselves.
+
+    Args:
+        rule: As fitted on these rows; it has parts.
+        counts: Of held-out rows.
+        parts: (N,) number of each row's part in `rule.part_names`.
+        kind: What was asked for when the rule was fitted.
+
+    Returns:
+        (K,) masks of all N rows.
+    """
+    found = []
+    for part, cuts in enumerate(rule.part_cuts):
+        rows = np.flatnonzero(parts == part)
+        others = np.flatnonzero(parts != part)
+        kept, numbers = np.unique(parts[others], return_inverse=True)
+        if len(kept) < 2:
+            found.append(cut_masks(counts, cuts))
+            continue
+        nested = fit_mask_rule(
+            take_counts(counts, others),
+            numbers,
+            [rule.part_names[int(number)] for number in kept],
+            classes=rule.classes,
+            kind=kind,
+            size=rule.size,
+        )
+        found.append(join_masks([(others, nested.masks), (rows, cut_masks(counts, cuts, rows))]))
+    return found
 
 
 def cut_map(probs: Float32, cut: MaskCut) -> CutMap:

@@ -149,13 +149,13 @@ def show_stage_times(console: Console, times: Sequence[StageTime]) -> None:
         times: From `cascading.cascade`.
     """
     columns = ("stage", "images", "went on", "image x class", "went on", "seconds", "images/s")
-    grid = _grid("stages", columns)
+    grid = _grid("stages (loading the networks not counted)", columns)
     for each in times:
         grid.add_row(
             each.name,
             *(f"{n:,}" for n in (each.images_in, each.images_out, each.pairs_in, each.pairs_out)),
             f"{each.seconds:.1f}",
-            "-" if math.isnan(each.images_per_s) else f"{each.images_per_s:,.1f}",
+            f"{each.images_per_s:,.1f}" if each.images_in else "-",
         )
     console.print(grid)
 

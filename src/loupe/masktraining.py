@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from loupe.errors import RecipeError, TableError, shorten, suggest
+from loupe.maskchoices import MaskLoss
 from loupe.maskevaluation import list_mask_metrics
 from loupe.masklosses import build_mask_loss
 from loupe.recipe import Recipe
@@ -36,10 +37,13 @@ def spread_members(members: Mapping[str, Recipe], table: Table) -> dict[str, Rec
         if recipe.decoder is None or recipe.masks.networks == "joint":
             spread.append((name, recipe))
             continue
+        # Names of all classes are looked at before each network is told of its own alone.
+        build_mask_loss(recipe.mask_loss, recipe.masks.classes or table.classes)
         for single in recipe.masks.classes or table.classes:
             masks = recipe.masks.model_copy(update={"networks": "joint", "classes": (single,)})
+            own = {"masks": masks, "mask_loss": _narrow_loss(recipe.mask_loss, single)}
             safe = re.sub(r"[^\w.-]", "_", single)
-            spread.append((f"{name}-{safe}", recipe.model_copy(update={"masks": masks})))
+            spread.append((f"{name}-{safe}", recipe.model_copy(update=own)))
     counted = Counter(name for name, _ in spread)
     twice = [name for name, times in counted.items() if times > 1]
     if twice:
@@ -48,6 +52,13 @@ def spread_members(members: Mapping[str, Recipe], table: Table) -> dict[str, Rec
             "classes that differ by more than letters, digits, '-', '_' and '.'."
         )
     return dict(spread)
+
+
+def _narrow_loss(loss: MaskLoss, single: str) -> MaskLoss:
+    """Keep the weights of one class."""
+    kept = {key: value for key, value in loss.pos_weight.items() if key == single}
+    # A single class has all the weight there is.
+    return loss.model_copy(update={"pos_weight": kept, "mask_weight": {}})
 
 
 def check_mask_members(members: Mapping[str, Recipe], table: Table) -> bool:
@@ -132,5 +143,6 @@ def _check_metrics(name: str, recipe: Recipe, known: tuple[str, ...]) -> None:
     if unknown:
         raise RecipeError(
             f"{name}: watched metric {shorten(unknown)} is unknown for masks (known here: "
-            f"{', '.join(known[:7])}; and of one class, written '{known[-1]}')."
+            f"{', '.join(known[:7])}; and of one class that this network learns, written "
+            f"'{known[-1]}')."
         )

@@ -26,11 +26,12 @@ from loupe.caching import (
     read_pixels,
 )
 from loupe.data import order_batches
-from loupe.errors import RecipeError
+from loupe.errors import MaskError, RecipeError, shorten
 from loupe.executors import count_cores
 from loupe.features import check_views, count_draws, needs_features, save_features
 from loupe.images import InputSpec
-from loupe.jobs import check_watched, learnt_classes, stage_specs
+from loupe.jobs import check_rows, check_watched, learnt_classes, stage_specs
+from loupe.maskfaults import find_faults
 from loupe.maskframes import count_lost, frame_masks, measure_images, write_frames
 from loupe.networks import Net, freeze_layers
 from loupe.optimizers import build_optimizer
@@ -63,11 +64,28 @@ def check_networks(
         WeightsError: pretrained weights cannot be had.
         LeakageError: `init_from` names weights that saw what is held out.
     """
+    if any(recipe.decoder is not None for recipe in recipes.values()):
+        _check_masks(table)
     for name, recipe in recipes.items():
+        check_rows(table, folds, recipe, name)
         check_watched(table, folds, recipe)
         spec = _resolve(name, recipe, table, weights)
         starts = match_folds(table, folds, recipe.init_from, name) if recipe.init_from else {}
         _try_network(recipe, spec, len(learnt_classes(table, recipe)[0]), weights, starts)
+
+
+def _check_masks(table: Table) -> None:
+    """Refuse masks that do not fit their images, all at once and before any long work."""
+    texts = [text for row in table.masks or () for text in row]
+    sizes = np.repeat(measure_images(table.images), len(table.classes), axis=0)
+    found = find_faults(texts, sizes)
+    if found:
+        pairs = [(key, name) for key in table.ids for name in table.classes]
+        told = [f"{pairs[at][0]!r}, class {pairs[at][1]!r}: {'; '.join(found[at])}" for at in found]
+        raise MaskError(
+            f"{len(found)} mask(s) do not fit their images: {shorten(told, 20)}. Correct these "
+            "rows of the table, or set them aside."
+        )
 
 
 def prepare_inputs(
@@ -153,7 +171,11 @@ def _try_network(
                 "the network, head and input of the run it goes on from."
             ) from None
     for number, sized in stage_specs(recipe, spec).items():
-        _try_size(network, sized, number)
+        _try_size(network, sized, f"stages.{number}.size")
+    if recipe.decoder is not None and spec.crop and recipe.masks.predict == "whole":
+        _try_size(network, replace(spec, crop=None), "with masks.predict 'whole' the input")
+    if recipe.decoder is not None and recipe.batch_size == 1:
+        _try_single(network, spec)
     for stage in recipe.stages:
         if isinstance(stage, FullStage):
             freeze_layers(network, stage.freeze)
@@ -161,16 +183,28 @@ def _try_network(
 
 
 @torch.inference_mode()
-def _try_size(network: Net, spec: InputSpec, number: int) -> None:
-    """Show the network one blank image of the size of a stage."""
+def _try_size(network: Net, spec: InputSpec, what: str) -> None:
+    """Show the network one blank image of another size."""
     shape = (1, spec.network_height, spec.network_width, spec.channels)
     try:
         network.eval()(torch.zeros(shape, dtype=torch.uint8))
     except (AssertionError, RuntimeError) as error:
         raise RecipeError(
-            f"stages.{number}.size is {spec.height} x {spec.width}, which this network does not "
-            f"take beside its input.size ({str(error).partition(chr(10))[0]}). Leave the stage's "
-            "size out, or take a network without position embeddings."
+            f"{what} is {spec.height} x {spec.width}, which this network does not take beside its "
+            f"own size ({str(error).partition(chr(10))[0]}). Leave that out, or take a network "
+            "without position embeddings."
+        ) from None
+
+
+def _try_single(network: Net, spec: InputSpec) -> None:
+    """Train on one blank image for a moment: some layers need more than one value."""
+    shape = (1, spec.network_height, spec.network_width, spec.channels)
+    try:
+        network.train()(torch.zeros(shape, dtype=torch.uint8))
+    except ValueError as error:
+        raise RecipeError(
+            f"batch_size is 1, and BatchNorm has a single value to work on ({error}). Take a "
+            "larger batch_size or input.size, or another decoder than DeepLabV3Plus."
         ) from None
 
 
@@ -268,13 +302,13 @@ def prepare_frames(run: Run, table: Table, reporter: Reporter) -> None:
     todo = [spec for spec in specs.values() if not run.frames(spec).is_file()]
     sizes = measure_images(table.images) if todo else np.zeros((0, 2), np.int64)
     for spec in todo:
-        frames = frame_masks(table.masks, sizes, spec, ids=table.ids)
+        frames = frame_masks(table.masks, sizes, spec, ids=table.ids, classes=table.classes)
         write_frames(run.frames(spec), frames)
         lost = count_lost(table.masks, frames)
         if lost:
             reporter.note(
-                f"{lost} mask(s) have no pixel left at {spec.height} x {spec.width}; they are "
-                "learnt as empty there, and still count as masks in every score"
+                f"{lost} mask(s) have no pixel left at {spec.height} x {spec.width} and are learnt "
+                "as empty there; scores are taken at the size of the images or of masks.size"
             )
 
 

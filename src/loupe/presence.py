@@ -262,6 +262,7 @@ def ask(source: Source, cut: Cut, classes: Sequence[str], at: Rows) -> Said:
             stamps = (f"OPTIMISTIC: {cut.path} was fitted on these very rows",) if same else ()
     probs, there = probs[:, columns], there[:, columns]
     if cut.levels is not None:
+        _check_names(cut.levels, classes, other)
         levels = _rename_level(cut.levels, other)
         there = gate_hard(probs, read_levels(levels, classes, "threshold"))
     asked = np.asarray((at != ABSENT) & ~find_lost(source.probs)[at], np.bool_)
@@ -381,6 +382,17 @@ def _match_columns(
     extra = [name for name in known if name not in classes]
     note = f"{source.place}: class(es) without masks: {shorten(extra)}"
     return [known.index(name) for name in classes], (note,) if extra else (), ""
+
+
+def _check_names(levels: Levels, classes: Sequence[str], other: str) -> None:
+    """Refuse thresholds of unknown names; the one class that tells of all has a name, too."""
+    names = [*classes, *([other] if other else [])]
+    given = [key for key in levels if key] if isinstance(levels, Mapping) else []
+    unknown = [f"{key!r}{suggest(key, names)}" for key in given if key not in names]
+    if unknown:
+        raise InputError(
+            f"threshold: there is no class {shorten(unknown)}. Expected {shorten(names, 20)}."
+        )
 
 
 def _rename_level(levels: Levels, other: str) -> Levels:

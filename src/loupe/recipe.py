@@ -167,7 +167,9 @@ class Recipe(Part):
 
         What it starts from is told by the digest in `start`, wherever that lies.
         """
-        chosen = self.model_dump(mode="json", exclude={"engine", "start", "init_from"})
+        # What a classifier does not use leaves its digest as it was.
+        unused = {"decoder", "mask_loss", "masks"} if self.decoder is None else set()
+        chosen = self.model_dump(mode="json", exclude={"engine", "start", "init_from"} | unused)
         text = json.dumps(chosen, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from loupe.choices import AutoLoss
 from loupe.geometric_steps import RandomCrop
 from loupe.maskchoices import MaskLoss, MaskWork
+from loupe.parts import Part
 from loupe.settings import Draws, FullStage, Head, HeadStage
 
 if TYPE_CHECKING:
@@ -82,4 +83,21 @@ def _find_masks(recipe: Recipe) -> list[str]:
             "mask_loss.class_head is the weight of the class head that decoder.class_head adds; "
             "set both (class_head: 0.1 is usual), or neither"
         )
+    return wrong + _find_unused(recipe)
+
+
+def _find_unused(recipe: Recipe) -> list[str]:
+    """Settings of masks that need another one."""
+    wrong = []
+    if recipe.input.crop is None:
+        idle = [n for n in ("nonempty_crops", "predict", "overlap") if _is_set(recipe.masks, n)]
+        wrong += [f"masks.{name} has no effect without input.crop" for name in idle]
+    if not recipe.decoder_has_head:
+        idle = [n for n in ("head_pool", "head_dropout") if _is_set(recipe.decoder, n)]
+        wrong += [f"decoder.{name} has no effect without decoder.class_head" for name in idle]
     return wrong
+
+
+def _is_set(part: Part | None, name: str) -> bool:
+    """Return True if a field is not at its default."""
+    return part is not None and getattr(part, name) != type(part).model_fields[name].default

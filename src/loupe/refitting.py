@@ -26,6 +26,10 @@ from loupe.watching import improves
 
 History = list[dict[str, str]]
 
+_OF_SOURCE = tuple(
+    f"masks.{name}" for name in ("size", "cut", "thresholds", "min_components", "fill_holes")
+)
+
 
 def open_source(refit: str | Path) -> Run:
     """Open the cross-validated run that a refit follows.
@@ -88,6 +92,24 @@ def join_rows(table: Table, source: Run) -> Table:
             for name, row in zip(table.ids, known, strict=True)
         )
     return replace(table, folds=np.array(joined, np.int16), groups=groups)
+
+
+def check_kept(source: Run, overrides: Sequence[str]) -> None:
+    """Refuse changes that a refit run could not act on: its cuts and scores are its source's.
+
+    Args:
+        source: The cross-validated run.
+        overrides: `key=value` changes of its recipes.
+
+    Raises:
+        RecipeError: some say how maps are cut or scored.
+    """
+    idle = [text for text in overrides if text.partition("=")[0].strip() in _OF_SOURCE]
+    if source.segments and idle:
+        raise RecipeError(
+            f"--refit takes cuts and scores from {source.folder}, so {' and '.join(idle)} would "
+            "have no effect; leave it out, or train that run anew with it."
+        )
 
 
 def stamp_refit(source: Run, overrides: Sequence[str]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from loupe.caching import DEFAULT_LIMIT_BYTES
 from loupe.choices import Plateau
 from loupe.contact import write_contact_sheet
 from loupe.defaults import choose_recipe
-from loupe.errors import LeakageError, RecipeError, RunError, TableError
+from loupe.errors import LeakageError, LoupeError, RecipeError, TableError
 from loupe.executors import Executor, count_cores, map_jobs
 from loupe.features import count_draws, head_only
 from loupe.following import following
@@ -45,6 +45,7 @@ from loupe.recipe import Recipe, change_recipe, read_recipe
 from loupe.records import append_event, digest_sizes
 from loupe.refitting import (
     check_alone,
+    check_kept,
     check_unwatched,
     join_rows,
     open_source,
@@ -136,6 +137,7 @@ def train(
     source = None if refit is None else open_source(refit)
     if source is not None:
         check_alone(recipes)
+        check_kept(source, overrides)
         recipes = take_recipes(source)
     members = spread_members(
         _read_members(recipes, overrides, table, folder, device, reporter), table
@@ -188,7 +190,8 @@ def _show_masks(run: Run, device: str, reporter: Reporter) -> None:
         return
     try:
         write_contact_sheet(run, device=device)
-    except RunError as error:
+    except (LoupeError, OSError) as error:
+        # The run is finished and scored; a picture must not make it fail.
         reporter.note(f"no picture of masks: {error}")
 
 
@@ -257,7 +260,9 @@ def _fill_start(name: str, recipe: Recipe, weights: Path | None, reporter: Repor
     """Look up once what a recipe starts from."""
     start, asked = find_network(recipe, weights), recipe.network.name
     if start.architecture.partition(".")[0] != asked.partition(".")[0]:
-        reporter.note(f"{name}: {asked} is timm's {start.architecture}")
+        own = start.architecture.startswith("smp-")
+        whose = "segmentation-models-pytorch's own" if own else "timm's"
+        reporter.note(f"{name}: {asked} is {whose} {start.architecture.removeprefix('smp-')}")
     if recipe.init_from is not None:
         digest = digest_start(recipe.init_from, name)
         start = start.model_copy(update={"file": "", "digest": digest})

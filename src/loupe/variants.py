@@ -30,15 +30,13 @@ from loupe.cascades import (
 )
 from loupe.dices import Pairs, keep_pairs
 from loupe.errors import AlignmentError, shorten
-from loupe.evidence import make_evidence
 from loupe.gatefits import FittedGate, GateKind, apply_gate, fit_gate, list_gates
 from loupe.gates import keep_likeliest
 from loupe.gatetrials import SIMPLE, GateTrial, rate_trials
-from loupe.maskcuts import CutMasks, cut_masks, take_masks
-from loupe.maskrules import read_mask_rule
-from loupe.maskscoring import cross_fitted_masks, read_mask_counts
+from loupe.heldmasks import HeldMasks, find_measured, gather_held_masks
+from loupe.maskcuts import take_masks
 from loupe.presence import Cut, ask, find_cut, open_source, read_cut
-from loupe.runs import Run, open_run
+from loupe.runs import Run
 from loupe.stagetimes import Reach, may_pass, measure_reach, open_likeliest
 from loupe.weighting import Bool
 
@@ -87,25 +85,6 @@ class FittedStage(NamedTuple):
     """
 
     gate: FittedGate
-    notes: tuple[str, ...]
-    stamps: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Held:
-    """Held-out rows of the runs that draw masks.
-
-    `masks` are cut without the part of each row, `part_masks` all without the part they stand
-    for: what a gate for that part is fitted on. `folds` are those of the first run.
-    """
-
-    place: Path
-    ids: tuple[str, ...]
-    folds: Int16
-    parts: Rows
-    groups: tuple[str, ...] | None
-    masks: CutMasks
-    part_masks: tuple[CutMasks, ...]
     notes: tuple[str, ...]
     stamps: tuple[str, ...]
 
@@ -218,53 +197,17 @@ def read_stage_cut(stage: PresenceStage) -> Cut:
     return cut if cut.given else find_cut(stage.run, needed=True)
 
 
-def _gather(cascade: Cascade, runs: StageRuns) -> tuple[_Held, dict[StageName, _Heard]]:
+def _gather(cascade: Cascade, runs: StageRuns) -> tuple[HeldMasks, dict[StageName, _Heard]]:
     """Return the held-out masks of a cascade, and what its classifiers say of the same rows."""
-    held = _gather_masks(runs)
+    held = gather_held_masks(runs)
     return held, {name: _hear(cascade, name, stage, held, runs) for name, stage in cascade.presence}
 
 
-def _gather_masks(runs: StageRuns) -> _Held:
-    """Put the held-out masks of all runs that draw them side by side."""
-    opened = [_find_measured(run) for run in runs.masks]
-    first, _ = opened[0]
-    sheet, table = read_mask_counts(first), first.table()
-    at = match_ids(table.ids, sheet.ids)
-    groups = None if table.groups is None else tuple(table.groups[row] for row in at)
-    areas = sheet.counts.counts[:, :, 0]
-    truth = (areas[..., 0] + areas[..., 2] > 0).astype(np.float32)
-    # Of one fold alone, it deals rows to parts.
-    evidence = make_evidence(
-        truth,
-        [truth],
-        exclusive=False,
-        classes=sheet.classes,
-        ids=sheet.ids,
-        folds=sheet.folds,
-        groups=groups,
-    )
-    pieces = [_cut_run(run, sheet.ids, evidence.parts, first) for run, _ in opened]
-    stamps = [str(stamp) for run, _ in opened for stamp in run.manifest()["stamps"]]
-    return _Held(
-        place=first.folder,
-        ids=sheet.ids,
-        folds=sheet.folds,
-        parts=evidence.parts,
-        groups=groups,
-        masks=_join_classes([whole for whole, _, _ in pieces]),
-        part_masks=tuple(
-            _join_classes(masks) for masks in zip(*(each for _, each, _ in pieces), strict=True)
-        ),
-        notes=tuple(note for _, notes in opened for note in notes),
-        stamps=(*stamps, *(stamp for _, _, stamp in pieces if stamp)),
-    )
-
-
 def _hear(
-    cascade: Cascade, name: StageName, stage: PresenceStage, held: _Held, runs: StageRuns
+    cascade: Cascade, name: StageName, stage: PresenceStage, held: HeldMasks, runs: StageRuns
 ) -> _Heard:
     """Return what a stage's run says of held-out rows, decided without the fold of each."""
-    run, told = _find_measured(runs.presence[name])
+    run, told = find_measured(runs.presence[name])
     cut = Cut() if cascade.fitted is stage else read_stage_cut(stage)
     source = open_source(run, runs.classes, (cut,))
     # A binary run has a class of its own, and says the same of all.
@@ -284,7 +227,7 @@ def _hear(
 
 
 def _tell(
-    held: _Held, heard: Mapping[StageName, _Heard]
+    held: HeldMasks, heard: Mapping[StageName, _Heard]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return all notes and stamps, each once."""
     notes = [*held.notes, *(note for each in heard.values() for note in each.notes)]
@@ -292,7 +235,9 @@ def _tell(
     return tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(stamps))
 
 
-def _list_ways(cascade: Cascade, held: _Held, heard: Mapping[StageName, _Heard]) -> dict[str, _Way]:
+def _list_ways(
+    cascade: Cascade, held: HeldMasks, heard: Mapping[StageName, _Heard]
+) -> dict[str, _Way]:
     """Return every choice of stages, and every gate fitted to one run of probabilities."""
     names = [name for name, _ in cascade.presence]
     ways = {}
@@ -312,7 +257,7 @@ def _list_ways(cascade: Cascade, held: _Held, heard: Mapping[StageName, _Heard])
     return ways
 
 
-def _find_way(cascade: Cascade, held: _Held, heard: Mapping[StageName, _Heard]) -> _Way:
+def _find_way(cascade: Cascade, held: HeldMasks, heard: Mapping[StageName, _Heard]) -> _Way:
     """Return what one choice of stages lets through."""
     if not cascade.presence:
         every = np.ones(held.masks.pairs.truth.shape, np.bool_)
@@ -344,9 +289,11 @@ def _list_seen(cascade: Cascade, able: Bool, passed: Bool | None) -> dict[StageN
     return dict(zip(cascade.stages, seen, strict=True))
 
 
-def _cross_fit(kind: GateKind, probs: Float32, held: _Held) -> tuple[Bool, Bool]:
+def _cross_fit(kind: GateKind, probs: Float32, held: HeldMasks) -> tuple[Bool, Bool]:
     """Fit a gate without each part; return what it keeps of the part, and what may pass it."""
     keep, able = np.zeros(probs.shape, np.bool_), np.zeros(probs.shape, np.bool_)
+    # Masks to fit on were cut without their own part and without this one, as those that
+    # the gate of new images is fitted on were cut without their own.
     for part, masks in enumerate(held.part_masks):
         here, others = np.flatnonzero(held.parts == part), np.flatnonzero(held.parts != part)
         gate = fit_gate(kind, probs[others], take_masks(masks, others))
@@ -360,62 +307,7 @@ def _hide(probs: Float32, passed: Bool | None) -> Float32:
     return probs if passed is None else np.where(passed, probs, np.float32(np.nan))
 
 
-def _cut_run(
-    run: Run, ids: Sequence[str], parts: Rows, first: Run
-) -> tuple[CutMasks, list[CutMasks], str]:
-    """Return the masks of a run's rows, all of them by the cuts of each part, and a stamp."""
-    sheet, rule, whole = (
-        read_mask_counts(run),
-        read_mask_rule(run.cuts_file),
-        cross_fitted_masks(run),
-    )
-    at = match_ids(sheet.ids, ids)
-    lost = [repr(key) for key, row in zip(ids, at, strict=True) if row == ABSENT]
-    more = [repr(key) for key in sorted(set(sheet.ids) - set(ids))]
-    if lost or more:
-        raise AlignmentError(
-            f"{run.folder} held out other images than {first.folder}: it lacks {len(lost)} "
-            f"({shorten(lost, 3)}), and {len(more)} are its own ({shorten(more, 3)}). Expected "
-            "runs that were trained on one table."
-        )
-    masks, count = take_masks(whole, at), int(parts.max()) + 1
-    numbers = np.unique(sheet.folds, return_inverse=True)[1][at]
-    if len(rule.part_cuts) == count and (numbers == parts).all():
-        return masks, [cut_masks(sheet.counts, cuts, at) for cuts in rule.part_cuts], ""
-    apart = f"OPTIMISTIC: {run.folder} has other folds than {first.folder}; a gate may know a part"
-    other = len(np.unique(sheet.folds)) > 1 and not (numbers == parts).all()
-    return masks, [masks] * count, f"{apart} through cuts that were chosen on it" if other else ""
-
-
-def _find_measured(run: Run) -> tuple[Run, tuple[str, ...]]:
-    """Return the run whose held-out rows tell of a run, and a note if that is another one."""
-    if not run.refit:
-        return run, ()
-    source = open_run(run.manifest()["refit_of"])
-    note = f"{run.folder} was trained on all rows; {source.folder}, which it follows, tells of it"
-    return source, (note,)
-
-
-def _join_classes(pieces: Sequence[CutMasks]) -> CutMasks:
-    """Put the columns of several runs beside each other."""
-
-    def join(values: Sequence[Float32 | None]) -> Float32 | None:
-        known = [value for value in values if value is not None]
-        return np.concatenate(known, axis=1) if len(known) == len(values) else None
-
-    pairs = [each.pairs for each in pieces]
-    return CutMasks(
-        Pairs(
-            truth=np.concatenate([each.truth for each in pairs], axis=1),
-            predicted=np.concatenate([each.predicted for each in pairs], axis=1),
-            intersection=np.concatenate([each.intersection for each in pairs], axis=1),
-        ),
-        join([each.confidences for each in pieces]),
-        join([each.tops for each in pieces]),
-    )
-
-
-def _check_known(held: _Held, at: Rows, known: Sequence[str], place: Path) -> None:
+def _check_known(held: HeldMasks, at: Rows, known: Sequence[str], place: Path) -> None:
     lost = [held.ids[row] for row in np.flatnonzero(at == ABSENT)]
     if lost:
         told, hint = shorten([repr(key) for key in lost], 5), guess_difference(lost, known)
@@ -426,7 +318,7 @@ def _check_known(held: _Held, at: Rows, known: Sequence[str], place: Path) -> No
         )
 
 
-def _compare_folds(run: Run, held: _Held) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _compare_folds(run: Run, held: HeldMasks) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Tell of images that only the classifier knows, and of rows in other folds."""
     table = run.table()
     at = match_ids(table.ids, held.ids)

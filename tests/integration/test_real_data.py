@@ -6,6 +6,7 @@ The images and weights are not part of the project: they are looked for in
 
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import loupe
+from loupe.masks import measure_rle
 from loupe.recipe import read_recipe
 from loupe.scoring import read_scores
 
@@ -96,3 +98,37 @@ def test_messy_rice_photographs_pass_check_and_their_copies_are_found():
     report = loupe.check(loupe.read_table(folder / "labels.csv", images=folder / "images"))
     assert not report.must_fix
     assert sum(finding.finding == "equal-copy" for finding in report.findings) == 38
+
+
+def test_road_cracks_bring_their_masks_and_are_drawn_in_tiles(tmp_path):
+    folder = DATA / "crackforest"
+    table = loupe.read_table(
+        folder / "labels.csv", images=folder / "images", masks=folder / "masks"
+    )
+    areas = [measure_rle(text) for (text,) in table.masks]
+    rows = csv.DictReader((folder / "labels.csv").read_text().splitlines())
+    assert areas == [int(row["crack_pixels"] or 0) for row in rows]
+    cracked = table.select(np.flatnonzero(np.array(areas) > 1500)[:10])
+    recipe = read_recipe(
+        {
+            "network": {"name": "mobilenetv2_100_tf"},
+            "input": {"size": "x0.5", "crop": 96},
+            "decoder": {"options": {"decoder_channels": [32, 24, 16, 16, 8]}},
+            "mask_loss": {"over": "batch"},
+            "masks": {"nonempty_crops": 1.0},
+            "optimizer": {"lr": 3e-3},
+            "stages": [{"epochs": 15}],
+            "batch_size": 4,
+            "tta": ["identity"],
+            "engine": {"precision": "fp32", "channels_last": True},
+        }
+    )
+    run = loupe.train(
+        cracked, {"tiles": recipe}, tmp_path / "run", folds=2, weights=WEIGHTS, executor="serial"
+    )
+    share = np.mean([area / (320 * 480) for area in areas if area > 1500])
+    # Guessing all pixels would score twice the share over one plus the share.
+    assert value_of(run, "dice_micro").value > 3 * share
+    drawn = loupe.segment(run, cracked.select(range(2)))
+    assert drawn.masks.sizes.tolist() == [[320, 480], [320, 480]]
+    assert drawn.known.all()

@@ -23,6 +23,7 @@ from loupe.maskcuts import (
 from loupe.maskrules import (
     MaskRule,
     cut_map,
+    cut_others,
     cut_parts,
     fit_mask_rule,
     read_mask_rule,
@@ -227,3 +228,25 @@ def test_other_files_are_refused(tmp_path):
     path.write_text("{")
     with pytest.raises(RunError):
         read_mask_rule(path)
+
+
+def test_what_a_part_is_fitted_on_was_cut_without_it_and_without_its_own():
+    counts = draw_counts(seed=3)
+    rule = fit(counts, "pixel").rule
+    found = cut_others(rule, counts, PARTS, kind="pixel")
+    assert len(found) == len(NAMES)
+    for part in range(len(NAMES)):
+        for own in range(len(NAMES)):
+            apart = ~np.isin(PARTS, [part, own])
+            cuts = choose_mask_cuts(counts, "pixel", np.flatnonzero(apart))
+            rows = np.flatnonzero(own == PARTS)
+            expected = cut_masks(counts, cuts, rows).pairs.predicted
+            np.testing.assert_array_equal(found[part].pairs.predicted[rows], expected)
+
+
+def test_of_two_parts_the_other_is_cut_by_what_was_chosen_on_it():
+    counts, parts = draw_counts(seed=2), np.arange(40) % 2
+    rule = fit(counts, "pixel", parts=parts, names=("0", "1")).rule
+    found = cut_others(rule, counts, parts, kind="pixel")
+    expected = cut_masks(counts, rule.part_cuts[0]).pairs.predicted
+    np.testing.assert_array_equal(found[0].pairs.predicted, expected)

@@ -1,5 +1,6 @@
 """Segmenters in a run: who learns what, what is refused, the same bits when interrupted."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from loupe.build import resolve_input
 from loupe.caching import Pixels
 from loupe.countfiles import read_counts
 from loupe.data import Framed, Samples, load_batches, stack_masks
-from loupe.errors import RecipeError, TableError
+from loupe.errors import MaskError, RecipeError, TableError
 from loupe.images import InputSpec
 from loupe.jobs import learnt_classes
 from loupe.maskevaluation import evaluate_masks, list_mask_metrics
@@ -85,6 +86,68 @@ def test_tables_that_do_not_fit_are_refused(masked):
         check_mask_members({"a": recipe()}, weighed)
     assert check_mask_members({"a": recipe()}, masked)
     assert not check_mask_members({"a": recipe(decoder=None)}, masked)
+
+
+def test_weights_and_names_of_classes_follow_their_network(masked):
+    weighed = recipe(mask_loss={"pos_weight": {"red": 2, "green": 3}, "mask_weight": {"red": 2}})
+    spread = spread_members({"m": change_recipe(weighed, ["masks.networks=per_class"])}, masked)
+    assert spread["m-green"].mask_loss.pos_weight == {"green": 3}
+    assert spread["m-green"].mask_loss.mask_weight == {}
+    check_mask_members(spread, masked)
+    wrong = recipe("masks.networks=per_class", mask_loss={"pos_weight": {"blue": 2}})
+    with pytest.raises(RecipeError, match="blue"):
+        spread_members({"m": wrong}, masked)
+
+
+def test_a_fold_that_leaves_nothing_to_learn_is_told_before_any_work(masked, tmp_path):
+    folds = np.where(masked.targets[:, 1] > 0, 0, 1).astype(np.int16)
+    alone = recipe("masks.networks=per_class", "masks.rows=nonempty")
+    with pytest.raises(RecipeError, match="m-green: without fold 0 no row is left that shows gre"):
+        train(replace(masked, folds=folds), {"m": alone}, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_masks_that_do_not_fit_are_all_told_before_any_work(masked, tmp_path):
+    texts = (("1 2", "9999 3"), *masked.masks[1:-1], ("1281 1", "1"))
+    with pytest.raises(MaskError, match=r"3 mask.*'00.png', class 'green'.*'11.png', class 'red'"):
+        train(replace(masked, masks=texts), {"m": recipe()}, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            {"batch_size": 1, "decoder": {"architecture": "DeepLabV3Plus"}},
+            "batch_size is 1, and BatchNorm has a single value",
+        ),
+        (
+            {
+                "network": {"name": "swin_tiny_patch4_window7_224", "pretrained": False},
+                "input": {"size": 128, "crop": 64},
+                "masks": {"predict": "whole"},
+                "decoder": {},
+            },
+            "with masks.predict 'whole' the input is 128 x 128",
+        ),
+    ],
+)
+def test_what_no_network_could_do_later_is_refused_at_once(masked, tmp_path, more, said):
+    with pytest.raises(RecipeError, match=said):
+        train(masked, {"m": recipe(**more)}, tmp_path / "run", device="cpu")
+
+
+def test_a_refit_takes_cuts_and_scores_of_its_source(segmented, masked, tmp_path):
+    changes = ["masks.size=[8, 8]", "masks.cut=fixed", "batch_size=2"]
+    with pytest.raises(RecipeError, match=r"so masks.size=\[8, 8\] and masks.cut=fixed would"):
+        train(masked, {}, tmp_path / "a", refit=segmented.folder, overrides=changes)
+    run = train(masked, {}, tmp_path / "b", refit=segmented.folder, executor="serial", device="cpu")
+    assert run.refit
+    assert run.cuts_file.read_bytes() == segmented.cuts_file.read_bytes()
+    np.testing.assert_equal(
+        *(json.loads(each.scores_file.read_text())["scores"] for each in (run, segmented))
+    )
+    assert not run.counts_file.exists()
 
 
 # What is learnt from ------------------------------------------------------------------------------
@@ -224,6 +287,9 @@ def test_a_frozen_encoder_stays_as_it_started(masked, tmp_path):
         ({"votes": "sum"}, "leave out 'sum'"),
         ({"augment": [{"RandomCrop": {"height": 8, "width": 8}}]}, "leave out RandomCrop"),
         ({"mask_loss": {"class_head": 0.1}}, "set both"),
+        ({"mask_loss": {"gamma": 3}}, "gamma has no effect while the weight of focal is 0"),
+        ({"masks": {"overlap": 0.5}}, "masks.overlap has no effect without input.crop"),
+        ({"decoder": {"head_pool": "max"}}, "head_pool has no effect without decoder.class_head"),
         ({"decoder": None, "masks": {"rows": "nonempty"}}, "masks has no effect without"),
     ],
 )
