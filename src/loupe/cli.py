@@ -114,7 +114,7 @@ def check(
     """
     import loupe
     from loupe.checking import write_check
-    from loupe.rewrites import write_quarantine
+    from loupe.rewrites import list_settled, write_quarantine
 
     reading, comparing = part_options(options)
     other = _read_other(comparing)
@@ -128,6 +128,7 @@ def check(
     bad = report.quarantined()
     if quarantine is not None:
         write_quarantine(found, table, quarantine, bad)
+        reading |= dict.fromkeys(list_settled(found))
         next_command = spell_command("train", quarantine, reading, default_images=table)
         click.echo(f"{len(bad)} rows set aside; next: {next_command}")
     elif report.must_fix:
@@ -159,7 +160,7 @@ def check(
 def split(table: Path, out: Path, stratify: str, no_shuffle: bool, **options: Any) -> None:
     """Add a fold column; copies never cross folds."""
     import loupe
-    from loupe.rewrites import append_columns
+    from loupe.rewrites import append_columns, list_settled
     from loupe.splitting import added_columns
 
     reading, options = part_options(options)
@@ -175,7 +176,7 @@ def split(table: Path, out: Path, stratify: str, no_shuffle: bool, **options: An
     given = ["--group", options["group"]] if options["group"] != "auto" else []
     if options["allow_leak"]:
         given.append("--allow-leak")
-    reading |= {"masks": None, "names": None} if table.is_dir() else {}
+    reading |= dict.fromkeys(list_settled(made))
     command = spell_command("train", out, reading, default_images=table, more=given)
     click.echo(f"wrote {out} (digest {made.digest()}); next: {command}")
 

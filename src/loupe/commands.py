@@ -255,7 +255,7 @@ def score(source: Path, table: Path, out: Path | None, **options: Any) -> None:
 
     reading, options = part_options(options)
     is_run, is_file = source.is_dir(), is_mask_file(source)
-    found = read_source(table, reading | {"need_images": is_run or is_file})
+    found = read_source(table, reading | {"need_images": is_run})
     if is_file:
         score_mask_file(source, found, options | {"out": out})
     elif is_run and loupe.open_run(source).segments:
@@ -274,11 +274,14 @@ def score(source: Path, table: Path, out: Path | None, **options: Any) -> None:
 @click.argument("a", metavar="A", type=click.Path(path_type=Path))
 @click.argument("b", metavar="B", type=click.Path(path_type=Path))
 @evidence_options
-@click.option("--metric", default="", help="The score that decides.  [default: accuracy or AP]")
+@click.option("--metric", default="", help="What decides.  [default: accuracy, AP or Dice]")
 @click.option("--resamples", default=2000, type=click.IntRange(1), show_default=True)
 @click.option("--seed", default=0, show_default=True)
 def compare(a: Path, b: Path, **options: Any) -> None:
-    """Compare two runs or predictions files on the rows that both held out."""
+    """Compare two runs or predictions files on the rows that both held out.
+
+    Two runs that draw masks are compared by Dice, each by its own cuts.
+    """
     import loupe
     from loupe.showing import show_comparison
     from loupe.terminal import make_console

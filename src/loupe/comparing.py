@@ -61,11 +61,13 @@ class Comparison:
         names: What A and B are called.
         rows: N, how many rows they share.
         groups: G, how many groups these form.
-        only_a: Rows that A alone has right in every column.
-        only_b: Rows that B alone has right in every column.
+        only_a: Rows that A alone has right in every column; of masks, rows whose mean
+            Dice is higher in A.
+        only_b: The same for B.
         differences: A minus B by overall score; the first one decides.
-        mcnemar: All columns together, then each class that stands alone.
+        mcnemar: All columns together, then each class that stands alone; () for masks.
         verdict: In words, from the first difference.
+        by_class: Of masks: each class with A minus B by the score that decides.
         stamps: What must be said beside every score.
         notes: Which rows are not shared, for the screen.
     """
@@ -78,6 +80,7 @@ class Comparison:
     differences: tuple[Difference, ...]
     mcnemar: tuple[McNemar, ...]
     verdict: str
+    by_class: tuple[tuple[str, Difference], ...] = ()
     stamps: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -165,7 +168,6 @@ def compare_sheets(
     overall = compare_decisions(right_a.all(axis=1), right_b.all(axis=1), keys)
     by_class = () if exclusive else zip(classes, right_a.T, right_b.T, strict=True)
     count = int(keys.max()) + 1
-    size = f"{len(truth)} rows" + (f" in {count} groups" if count < len(truth) else "")
     return Comparison(
         names=names,
         rows=len(truth),
@@ -174,7 +176,7 @@ def compare_sheets(
         only_b=overall.only_b,
         differences=differences,
         mcnemar=(overall, *(compare_decisions(a, b, keys, class_name=n) for n, a, b in by_class)),
-        verdict=f"{judge(differences[0], names=names)}, {size}",
+        verdict=f"{judge(differences[0], names=names)}, {spell_rows(len(truth), count)}",
     )
 
 
@@ -248,6 +250,16 @@ def judge(difference: Difference, *, names: tuple[str, str] = ("A", "B")) -> str
         return f"{NO_EVIDENCE}: {describe(difference)}, {names[0]} minus {names[1]}"
     winner = names[0] if side > 0 else names[1]
     return f"{winner} is better: {describe(difference if side > 0 else turn(difference))}"
+
+
+def spell_rows(rows: int, groups: int) -> str:
+    """Say on how many rows a verdict rests, and in how many groups if these are fewer.
+
+    Examples:
+        >>> spell_rows(40, 40), spell_rows(40, 12)
+        ('40 rows', '40 rows in 12 groups')
+    """
+    return f"{rows} rows" + (f" in {groups} groups" if groups < rows else "")
 
 
 def find_side(difference: Difference) -> int:

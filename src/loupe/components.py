@@ -8,7 +8,8 @@ Shapes: H and W height and width, T candidates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import cv2
@@ -35,13 +36,25 @@ class MapCounts(NamedTuple):
         counts: (T, 3) true positives, false positives, false negatives.
         confidences: (T,) mean probability of the pixels of the mask; NaN if it is empty.
         top: Mean of the largest probabilities.
-        largest: (T,) area of the largest component.
+        largest: (T,) area of the largest component; None if it was not asked for.
     """
 
     counts: Int64
     confidences: Float32
     top: float
-    largest: Int64
+    largest: Int64 | None = None
+
+
+class MaskPixels(NamedTuple):
+    """The P pixels of a mask, row by row.
+
+    Attributes:
+        probs: (P,) their probabilities.
+        truth: (P,) True where the given mask is.
+    """
+
+    probs: Float32
+    truth: Bool
 
 
 def clean_mask(mask: Bool, min_component: int = 0, fill_holes: bool = False) -> Bool:  # noqa: FBT001, FBT002
@@ -77,9 +90,40 @@ def clean_mask(mask: Bool, min_component: int = 0, fill_holes: bool = False) -> 
     if fill_holes:
         found |= _find_holes(found)
     if min_component > 1:
-        labels, areas = _label(found)
-        found &= (areas >= min_component)[labels]
+        found[found] = _measure_own(found) >= min_component
     return found
+
+
+def take_pixels(
+    mask: Bool, probs: Float32, truth: Bool, least_areas: Sequence[int]
+) -> Iterator[MaskPixels]:
+    """Yield the pixels of a mask without its small components, for each least area in turn.
+
+    The components are numbered once for all least areas, and not at all if each is 0 or 1.
+
+    Args:
+        mask: True where the class is; holes are left as they are.
+        probs: Probability at each pixel.
+        truth: The given mask.
+        least_areas: Components of fewer pixels are left out.
+
+    Shape:
+        mask, probs, truth: (H, W).
+
+    Examples:
+        >>> mask = np.array([[True, True, False, True]])
+        >>> probs = np.float32([[0.5, 0.75, 0.0, 1.0]])
+        >>> [found.probs.tolist() for found in take_pixels(mask, probs, mask, (0, 2))]
+        [[0.5, 0.75, 1.0], [0.5, 0.75]]
+    """
+    every = MaskPixels(probs[mask], truth[mask])
+    own = _measure_own(mask) if max(least_areas, default=0) > 1 else None
+    for least in least_areas:
+        if own is None or least <= 1:
+            yield every
+        else:
+            kept = own >= least
+            yield MaskPixels(every.probs[kept], every.truth[kept])
 
 
 def measure_components(mask: Bool) -> Int64:
@@ -90,7 +134,7 @@ def measure_components(mask: Bool) -> Int64:
         >>> measure_components(mask).tolist()
         [3, 1]
     """
-    return np.sort(_label(mask)[1][1:])[::-1]
+    return np.sort(np.bincount(_label(mask))[1:])[::-1]
 
 
 def count_map(
@@ -99,6 +143,7 @@ def count_map(
     candidates: Sequence[Candidate],
     *,
     top_share: float = TOP_SHARE,
+    largest: bool = False,
 ) -> MapCounts:
     """Count what each candidate hits and misses in one map; the map can then be dropped.
 
@@ -107,6 +152,7 @@ def count_map(
         truth: The given mask, at the same size.
         candidates: Ways to make a mask of the map.
         top_share: Share of the pixels that `top` is the mean of.
+        largest: True to measure the largest component of each mask, which takes time.
 
     Shape:
         probs, truth: (H, W).
@@ -126,33 +172,53 @@ def count_map(
             f"{top_share}; expected (height, width) twice, and a share above 0 and up to 1."
         )
     area = int(np.count_nonzero(truth))
-    counts, sure, largest = [], [], []
-    for each in candidates:
-        mask = probs >= np.float32(each.threshold)
-        if each.fill_holes or each.min_component > 1:
-            mask = clean_mask(mask, each.min_component, each.fill_holes)
-        size, hit = int(np.count_nonzero(mask)), int(np.count_nonzero(mask & truth))
-        counts.append((hit, size - hit, area - hit))
-        sure.append(float(probs[mask].mean(dtype=np.float64)) if size else np.nan)
-        largest.append(int(_label(mask)[1][1:].max()) if size else 0)
-    taken = max(1, round(probs.size * top_share))
+    counts = np.zeros((len(candidates), 3), np.int64)
+    sure = np.full(len(candidates), np.nan, np.float32)
+    sizes = np.zeros(len(candidates), np.int64)
+    order = sorted(range(len(candidates)), key=lambda place: _base(candidates[place]))
+    for (threshold, fill), alike in groupby(order, key=lambda place: _base(candidates[place])):
+        mask = probs >= np.float32(threshold)
+        if fill:
+            mask = clean_mask(mask, 0, fill)
+        places = list(alike)
+        least = [candidates[place].min_component for place in places]
+        biggest = int(_measure_own(mask).max(initial=0)) if largest else 0
+        for place, pixels in zip(places, take_pixels(mask, probs, truth, least), strict=True):
+            size, hit = len(pixels.probs), int(np.count_nonzero(pixels.truth))
+            counts[place] = hit, size - hit, area - hit
+            if size:
+                sure[place] = pixels.probs.mean(dtype=np.float64)
+                # Small components go first, so that the largest stays if anything does.
+                sizes[place] = biggest
+    return MapCounts(counts, sure, _measure_top(probs, top_share), sizes if largest else None)
+
+
+def _base(each: Candidate) -> tuple[float, bool]:
+    """Return what candidates have in common whose masks differ by small components alone."""
+    return each.threshold, each.fill_holes
+
+
+def _measure_top(probs: Float32, share: float) -> float:
+    """Return the mean of the largest probabilities."""
+    taken = max(1, round(probs.size * share))
     peaks = np.partition(probs.ravel(), probs.size - taken)[probs.size - taken :]
-    return MapCounts(
-        np.array(counts, np.int64).reshape(-1, 3),
-        np.array(sure, np.float32),
-        float(peaks.mean(dtype=np.float64)),
-        np.array(largest, np.int64),
-    )
+    return float(peaks.mean(dtype=np.float64))
 
 
-def _label(mask: Bool) -> tuple[NDArray[np.int32], Int64]:
-    """Number the components from 1, the background being 0, and measure each number."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(
+def _measure_own(mask: Bool) -> Int64:
+    """Return the area of the component of each pixel of a mask, row by row."""
+    own = _label(mask)
+    return np.bincount(own)[own]
+
+
+def _label(mask: Bool) -> NDArray[np.int32]:
+    """Number the components from 1, and return the number of each pixel of a mask."""
+    if not mask.size:
+        return np.zeros(0, np.int32)  # what OpenCV does not take
+    _, labels = cv2.connectedComponents(
         mask.astype(np.uint8), connectivity=_TOUCHING, ltype=cv2.CV_32S
     )
-    areas = stats[:, cv2.CC_STAT_AREA].astype(np.int64)
-    areas[0] = 0
-    return np.asarray(labels, np.int32), areas
+    return np.asarray(labels[mask], np.int32)
 
 
 def _find_holes(mask: Bool) -> Bool:

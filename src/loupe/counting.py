@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from loupe.caching import Pixels, read_pixels
-from loupe.components import clean_mask, count_map
+from loupe.components import MaskPixels, clean_mask, count_map, take_pixels
 from loupe.countfiles import CountSheet, write_counts
 from loupe.decoding import read_size
 from loupe.errors import MaskError, RunError, TableError
@@ -143,7 +143,7 @@ def count_rows(
 def count_candidates(
     probs: Float32, truth: Bool, candidates: Sequence[Candidate]
 ) -> CandidateCounts:
-    """Count as `components.count_map` does, to the last bit, but for largest components.
+    """Count as `components.count_map` does, to the last bit, and faster.
 
     A mask lies within that of a lower threshold. So plain candidates are counted on the
     pixels that the threshold before has left, the others in the box around them.
@@ -176,11 +176,11 @@ def count_candidates(
     levels = _keep_pixels(probs, truth, [candidates[place] for place in plain])
     cleaned = _clean_boxes(probs, truth, [candidates[place] for place in changed])
     for places, kept in ((plain, levels), (changed, cleaned)):
-        for place, (values, inside) in zip(places, kept, strict=True):
-            hit = int(np.count_nonzero(inside))
-            counts[place] = hit, len(values) - hit, area - hit
-            if len(values):
-                sure[place] = values.mean(dtype=np.float64)
+        for place, pixels in zip(places, kept, strict=True):
+            size, hit = len(pixels.probs), int(np.count_nonzero(pixels.truth))
+            counts[place] = hit, size - hit, area - hit
+            if size:
+                sure[place] = pixels.probs.mean(dtype=np.float64)
     return CandidateCounts(counts, sure, top)
 
 
@@ -196,18 +196,18 @@ def _rank(each: Candidate) -> tuple[float, bool, int]:
 
 def _keep_pixels(
     probs: Float32, truth: Bool, candidates: Sequence[Candidate]
-) -> Iterator[tuple[Float32, Bool]]:
-    """Yield the probabilities and the truth of the pixels of each mask, thresholds ascending."""
-    values, inside = probs.ravel(), truth.ravel()
+) -> Iterator[MaskPixels]:
+    """Yield the pixels of each mask, thresholds ascending."""
+    left = MaskPixels(probs.ravel(), truth.ravel())
     for each in candidates:
-        kept = values >= np.float32(each.threshold)
-        values, inside = values[kept], inside[kept]
-        yield values, inside
+        kept = left.probs >= np.float32(each.threshold)
+        left = MaskPixels(left.probs[kept], left.truth[kept])
+        yield left
 
 
 def _clean_boxes(
     probs: Float32, truth: Bool, candidates: Sequence[Candidate]
-) -> Iterator[tuple[Float32, Bool]]:
+) -> Iterator[MaskPixels]:
     """Do the same for masks that are cleaned: nothing outside of a mask's box can change."""
     values, inside = probs, truth
     for (threshold, fill), alike in groupby(candidates, key=lambda each: _rank(each)[:2]):
@@ -215,11 +215,8 @@ def _clean_boxes(
         rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
         box = tuple(slice(at[0], at[-1] + 1) if len(at) else slice(0) for at in (rows, columns))
         values, inside = values[box], inside[box]
-        kept = clean_mask(mask[box], 0, fill)
-        for each in alike:
-            # Removing more components leaves the larger ones as they are.
-            kept = clean_mask(kept, each.min_component)
-            yield values[kept], inside[kept]
+        cleaned = clean_mask(mask[box], 0, fill)
+        yield from take_pixels(cleaned, values, inside, [each.min_component for each in alike])
 
 
 # Rows of a run ------------------------------------------------------------------------------------

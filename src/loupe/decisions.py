@@ -28,6 +28,8 @@ from loupe.errors import AlignmentError, InputError, shorten
 from loupe.evidence import Evidence, digest_evidence, held_out_probs
 from loupe.goals import ARGMAX, AUTO, Request
 from loupe.heldout import gather_evidence, open_source
+from loupe.maskcomparing import compare_masks, find_drawing
+from loupe.matching import note_unshared, share_ids
 from loupe.predictions import average_sheets
 from loupe.rules import Decided, Rule, apply_rule, load_rule_file, plain_rule, read_part_rules
 from loupe.runs import Run, create_blend, open_run
@@ -179,14 +181,15 @@ def compare(
     """Compare two runs or predictions files on the rows that both held out.
 
     Each is decided by its own rule, cross-fitted, where both have one for the same goals
-    that was fitted on these very rows; else both plainly. The notes say which.
+    that was fitted on these very rows; else both plainly. The notes say which. Two runs
+    that draw masks are compared by these, see `maskcomparing.compare_masks`.
 
     Args:
         a: A run, a blend or a predictions file.
         b: Another.
         table: The targets; needed if both are files, else those of a run serve both.
-        metric: The overall score that decides; "" for accuracy, or average precision where
-            classes stand alone.
+        metric: The overall score that decides; "" for accuracy, average precision where
+            classes stand alone, or the mean Dice of masks.
         held_out: All rows of predictions files were held out, though they do not say so.
         allow_leak: Go on where rows were not held out.
         group: As for `decide`.
@@ -196,9 +199,22 @@ def compare(
     Raises:
         AlignmentError: no row is shared, or targets or classes of shared rows differ.
         LeakageError: rows were not held out.
+        RunError: one draws masks and the other does not.
     """
     places = (_folder(a), _folder(b))
+    names = (places[0].name, places[1].name) if places[0].name != places[1].name else ("A", "B")
     runs = [open_source(place) for place in places]
+    drawing = find_drawing(places, runs, table)
+    if drawing is not None:
+        return compare_masks(
+            *drawing,
+            names=names,
+            metric=metric,
+            allow_leak=allow_leak,
+            group=group,
+            resamples=resamples,
+            seed=seed,
+        )
     truth = table or next((run.table() for run in runs if run is not None), None)
     first, second = (
         gather_evidence(
@@ -222,7 +238,7 @@ def compare(
         exclusive=first.exclusive,
         classes=first.classes,
         metric=metric,
-        names=(places[0].name, places[1].name) if places[0].name != places[1].name else ("A", "B"),
+        names=names,
         resamples=resamples,
         seed=seed,
     )
@@ -230,7 +246,7 @@ def compare(
         comparison,
         stamps=tuple(dict.fromkeys((*first.stamps, *second.stamps))),
         notes=tuple(dict.fromkeys((*first.notes, *second.notes)))
-        + _note_unshared(places, (first, second), len(mine))
+        + note_unshared(places, (len(first), len(second)), len(mine))
         + ways,
     )
 
@@ -351,16 +367,6 @@ def _refuse_itself(out: Path, sources: Sequence[Path]) -> None:
         raise InputError(f"{out} is one of the things to blend; choose another --out.")
 
 
-def _note_unshared(
-    places: tuple[Path, Path], pair: tuple[Evidence, Evidence], shared: int
-) -> tuple[str, ...]:
-    return tuple(
-        f"{len(evidence) - shared:,} rows are in {place} alone and play no part"
-        for place, evidence in zip(places, pair, strict=True)
-        if len(evidence) > shared
-    )
-
-
 def _share_rows(
     first: Evidence, second: Evidence, places: tuple[Path, Path]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -370,14 +376,7 @@ def _share_rows(
             f"{places[0]} has the classes {shorten(first.classes)}, {places[1]} has "
             f"{shorten(second.classes)}; expected the same classes in the same order."
         )
-    at = {key: row for row, key in enumerate(second.ids)}
-    mine = np.array([row for row, key in enumerate(first.ids) if key in at], np.intp)
-    if not len(mine):
-        raise AlignmentError(
-            f"{places[0]} and {places[1]} share no row: ids are {shorten(first.ids, 3)} and "
-            f"{shorten(second.ids, 3)}. Expected two predictions of the same images."
-        )
-    theirs = np.array([at[first.ids[row]] for row in mine], np.intp)
+    mine, theirs = share_ids((first.ids, second.ids), places)
     odd = np.flatnonzero((first.targets[mine] != second.targets[theirs]).any(axis=1))
     if len(odd):
         told = shorten([repr(first.ids[mine[row]]) for row in odd])

@@ -139,7 +139,8 @@ def try_gates(
         cut: How masks are cut; see `maskcuts.choose_mask_cuts`.
         kinds: Which gates; all that can be fitted if empty.
         second: Areas of the masks that empty pairs are refilled from.
-        resamples: Of each bootstrap and test.
+        resamples: Of each bootstrap and test; without any, intervals are NaN and nothing
+            is marked.
         seed: Of both.
         confidence: Of the intervals; 1 minus it is the level of the marks.
 
@@ -238,7 +239,8 @@ def rate_trials(
             "empty" must be among them.
         groups: Rows that belong together; each row alone if None.
         classes: Names of the columns.
-        resamples: Of each bootstrap and test.
+        resamples: Of each bootstrap and test; without any, intervals are NaN and nothing
+            is marked.
         seed: Of both.
         confidence: Of the intervals.
 
@@ -336,7 +338,8 @@ def _weigh(
     p_values = np.vectorize(lambda each: each.p_value, otypes=[float])(margins)
     better = np.vectorize(lambda each: each.value > 0, otypes=[bool])(margins)
     p_values = np.where(better, p_values, 1.0)
-    above = np.vectorize(lambda each: each.low > 0, otypes=[bool])(margins)
+    # NaN without resamples, which is above nothing.
+    above = np.vectorize(lambda each: each.low, otypes=[float])(margins) > 0
     # Empty masks must beat no gate alone; nobody claims anything for no gate.
     plain = names.index("empty")
     p_values[1, plain], above[1, plain] = 0.0, True

@@ -283,7 +283,9 @@ def _check_leaks(
         sheet = source.sheets[0]
         other = sheet.folds is not None and folds is not None and (sheet.folds != folds).any()
         if source is not first and other:
-            stamps += check_other_folds(sheet, groups, source.place, allow_leak=leave)
+            stamps += check_other_folds(
+                sheet.ids, sheet.folds, groups, source.place, allow_leak=leave
+            )
             notes.append(f"{source.place}: has other folds; the parts are those of {first.place}")
         if source.run is None:
             stamps += check_labels(checked, source.place, allow_leak=leave)

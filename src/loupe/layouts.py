@@ -92,9 +92,10 @@ def read_table(
     Text is taken as written: ids are the image names of the table, "007" is not
     7 and "NA" is a label. A class column has its classes in sorted order (numbers
     by value); with a name map, in the map's. In the run-length layouts, images
-    in the folder `images` that have no row count as clean. Image files need not
-    exist, except that at least one must. A side file `<stem>.quarantine.csv` is
-    read along with the table.
+    in the folder `images` that have no row count as clean, unless the table lists
+    the clean ones in rows without class and mask. Image files need not exist,
+    except that at least one must. A side file `<stem>.quarantine.csv` is read
+    along with the table.
 
     Args:
         source: A CSV, TSV, Parquet or COCO file, a folder, or a data frame.
@@ -113,8 +114,8 @@ def read_table(
         layout: One of `LAYOUTS`, if it is not to be found out; "images" reads the
             images of any source, each once, and no labels, whatever `label_column`
             says.
-        need_images: False reads a table of labels none of whose image files is there:
-            its targets are enough to decide predictions by.
+        need_images: False reads a table of labels or run lengths none of whose image files
+            is there: its targets and masks are enough to decide and score by.
 
     Returns:
         The table; what was recognised stands in its notes.
@@ -203,7 +204,9 @@ def _read_cells(
     )
     keys = read_ids(cells, layout)
     if columns.layout in RLE_LAYOUTS:
-        table = read_run_lengths(cells, layout, keys, folder, names, {q.id for q in aside})
+        table = read_run_lengths(
+            cells, layout, keys, folder, names, {q.id for q in aside}, need_images=need_images
+        )
     elif columns.layout == "images":
         table = _read_images(cells, layout, keys, folder)
     else:

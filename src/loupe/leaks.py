@@ -122,12 +122,18 @@ def find_copies(
 
 
 def check_other_folds(
-    sheet: Predictions, groups: Sequence[str] | None, place: Path, *, allow_leak: bool
+    ids: Sequence[str],
+    folds: Int16 | None,
+    groups: Sequence[str] | None,
+    place: Path,
+    *,
+    allow_leak: bool,
 ) -> tuple[str, ...]:
     """Refuse groups that cross the folds of a further source.
 
     Args:
-        sheet: Predictions of the rows that count.
+        ids: (N,) of the rows that count.
+        folds: (N,) fold of each row in that source, if it is known.
         groups: (N,) group of each row.
         place: Where they are from, for messages.
         allow_leak: Go on, with a stamp.
@@ -138,11 +144,10 @@ def check_other_folds(
     Raises:
         LeakageError: a group stands in two folds.
     """
-    folds = sheet.folds
     if groups is None or folds is None:
         return ()
     try:
-        _name_place(place, lambda: check_leaks(folds, groups, sheet.ids))
+        _name_place(place, lambda: check_leaks(folds, groups, ids))
     except LeakageError:
         if not allow_leak:
             raise

@@ -10,6 +10,7 @@ frame, c its channels, K masks of one network; H and W height and width of the m
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -247,8 +248,10 @@ def _load(
         )
     learnt = recipe.masks.classes or tuple(classes)
     own = tuple(name for name in classes if name in learnt)
+    plain = build_segmenter(recipe.decoder, recipe, spec, len(own), weights=None, load=False)
     for fold in folds:
-        network = build_segmenter(recipe.decoder, recipe, spec, len(own), weights=None, load=False)
+        # What is built is tried out once, which takes many times as long as a copy.
+        network = copy.deepcopy(plain) if len(folds) > 1 else plain
         network.load_state_dict(load_file(member.fold(fold).weights))
         network = arrange_memory(network.to(device).eval(), recipe)
         yield Mapper(network, recipe, spec, own, chosen, device)

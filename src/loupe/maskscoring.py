@@ -87,8 +87,9 @@ def finish_masks(run: Run, table: Table, seconds: float) -> None:
     folds = _score_folds(fitted.masks, parts, sheet.classes)
     scores = score_pairs(fitted.masks.pairs, classes=sheet.classes, groups=groups)
     scores = tuple(_add_folds(each, folds) for each in scores)
-    if alone and work.cut != "fixed":
-        scores = tuple(replace(s, note=_ALONE) if s.metric == MAIN else s for s in scores)
+    notes = [_ALONE] if alone and work.cut != "fixed" else []
+    notes += _note_lost(sheet, table)
+    scores = tuple(replace(s, note="; ".join(notes)) if s.metric == MAIN else s for s in scores)
     append_event(run.log, "finish", seconds=round(seconds, 1))
     # Comes last: its presence means that all of the above is there.
     values = {
@@ -317,6 +318,20 @@ def _add_folds(score: Score, folds: dict[str, tuple[Score, ...]]) -> Score:
     mean = float(np.mean(values)) if values else math.nan
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
     return replace(score, fold_mean=mean, fold_std=spread)
+
+
+def _note_lost(sheet: CountSheet, table: Table) -> list[str]:
+    """Say how many given masks have no pixel at the size where masks are scored."""
+    if table.masks is None:
+        return []
+    texts = dict(zip(table.ids, table.masks, strict=True))
+    columns = [table.classes.index(name) for name in sheet.classes]
+    given = np.array([[bool(texts[key][k]) for k in columns] for key in sheet.ids])
+    areas = sheet.counts.counts[:, :, 0]
+    lost = int((given & (areas[..., 0] + areas[..., 2] == 0)).sum())
+    if not lost:
+        return []
+    return [f"{lost:,} given mask(s) have no pixel at the size of the scores and count as empty"]
 
 
 def _score_plain(sheet: CountSheet) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from loupe.aligning import ABSENT, guess_difference
+from loupe.aligning import ABSENT, guess_difference, match_ids
 from loupe.errors import AlignmentError, shorten
 from loupe.predictions import Predictions
 from loupe.runs import Run
@@ -88,6 +88,48 @@ def choose_rows(
     if kept:
         notes.append(f"{kept:,} row(s) of the hold-out do not count: 'loupe score' is for them")
     return chosen, tuple(notes)
+
+
+def share_ids(
+    ids: tuple[Sequence[str], Sequence[str]], places: tuple[Path, Path]
+) -> tuple[Rows, Rows]:
+    """Find the rows that two sources have in common.
+
+    Args:
+        ids: Of each source.
+        places: Where they are from, for messages.
+
+    Returns:
+        Numbers of the shared rows in each, in the order of the first.
+
+    Raises:
+        AlignmentError: no row is shared.
+    """
+    at = match_ids(ids[1], ids[0])
+    mine = np.flatnonzero(at != ABSENT).astype(np.intp)
+    if not len(mine):
+        raise AlignmentError(
+            f"{places[0]} and {places[1]} share no row: ids are {shorten(ids[0], 3)} and "
+            f"{shorten(ids[1], 3)}. Expected two predictions of the same images."
+        )
+    return mine, at[mine]
+
+
+def note_unshared(
+    places: tuple[Path, Path], sizes: tuple[int, int], shared: int
+) -> tuple[str, ...]:
+    """Say which of two sources has rows that the other lacks.
+
+    Args:
+        places: Where they are from.
+        sizes: How many rows each has.
+        shared: How many rows both have.
+    """
+    return tuple(
+        f"{size - shared:,} rows are in {place} alone and play no part"
+        for place, size in zip(places, sizes, strict=True)
+        if size > shared
+    )
 
 
 def _find_apart(source: Source, truth: Table) -> Bool:

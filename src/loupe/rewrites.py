@@ -7,7 +7,7 @@ which rows are bad.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+MASK_HEADER = ("ImageId", "ClassId", "EncodedPixels")
+"""Columns of a table of masks that had none."""
+
+
 def append_columns(
     table: Table,
     source: str | Path | pd.DataFrame,
@@ -34,8 +38,10 @@ def append_columns(
     columns of the same name are replaced, and in run-length layouts a value is
     repeated over the rows of an image. There, images that had no row (they are
     clean) get one with an empty mask, so that they keep their fold. Folders are
-    written as `image, label`, COCO files as an image and a 0/1 column for each
-    class. Image names are not changed, whatever folder `out` is in.
+    written as `image, label`. COCO files and folders of masks have a row for each
+    mask, and one without class and mask for each clean image; where no masks were
+    read, an image and a 0/1 column for each class. Image names are not changed,
+    whatever folder `out` is in.
 
     Args:
         table: As read from `source`.
@@ -87,8 +93,8 @@ def write_quarantine(
     unknown = [repr(q.id) for q in bad if q.id not in known]
     if unknown:
         raise AlignmentError(f"{len(unknown)} id(s) are not in the table: {shorten(unknown)}.")
-    cells, keys = _reread(table, source)
     out_of = {q.id for q in bad}
+    cells, keys = _reread(table, source, out_of)
     rows = [row for row, key in zip(cells.rows, keys, strict=True) if key not in out_of]
     if not rows:
         raise TableError(f"{cells.where}: every row would go into quarantine; nothing is left.")
@@ -105,11 +111,18 @@ def _write_side_file(out: Path, aside: Sequence[Quarantined]) -> None:
         side.unlink(missing_ok=True)
 
 
-def _reread(table: Table, source: str | Path | pd.DataFrame) -> tuple[Cells, list[str]]:
-    """Return the source's cells and the id of each row; every id has one."""
+def _reread(
+    table: Table, source: str | Path | pd.DataFrame, out_of: Collection[str] = ()
+) -> tuple[Cells, list[str]]:
+    """Return the source's cells and the id of each row; every id has one.
+
+    A table that had no file is spelled without the ids of `out_of`.
+    """
     if not table.layout.columns:
-        cells = _spell_table(table)
-        return cells, list(table.ids)
+        cells = _spell_table(
+            table.select([row for row, key in enumerate(table.ids) if key not in out_of])
+        )
+        return cells, [row[0] for row in cells.rows]
     cells = read_cells(source)
     keys = read_ids(cells, table.layout)
     if table.layout.name not in RLE_LAYOUTS:
@@ -145,6 +158,8 @@ def _spell_table(table: Table) -> Cells:
     header: tuple[str, ...] = ("image",)
     if not table.classes:
         rows = [[key] for key in table.ids]
+    elif table.masks is not None:
+        header, rows = MASK_HEADER, _spell_masks(table, names)
     elif table.exclusive:
         best = table.targets.argmax(axis=1)
         header = ("image", "label")
@@ -157,6 +172,47 @@ def _spell_table(table: Table) -> Cells:
         ]
     lines = list(range(1, len(rows) + 1))
     return Cells(where="the table", folder=Path(), header=header, rows=rows, lines=lines)
+
+
+def _spell_masks(table: Table, names: Sequence[str]) -> list[list[str]]:
+    """Return a row for each mask, in which every image and every class is named.
+
+    A clean image has a row without class and mask. There is one at least: it tells the
+    reader that images without a row are not clean ones of this table.
+    """
+    masks = table.masks or ()
+    drawn = {name for texts in masks for name, text in zip(names, texts, strict=True) if text}
+    absent = [name for name in names if name not in drawn]
+    clean = any(not any(texts) for texts in masks)
+    rows = []
+    for at, (key, texts) in enumerate(zip(table.ids, masks, strict=True)):
+        rows += [[key, name, text] for name, text in zip(names, texts, strict=True) if text]
+        if at == 0:
+            rows += [[key, name, ""] for name in absent]
+        if not any(texts) or (at == 0 and not clean):
+            rows.append([key, "", ""])
+    return rows
+
+
+def list_settled(table: Table) -> tuple[str, ...]:
+    """Return the arguments of `read_table` that a table written again does without.
+
+    Only those that had no file of their own, as folders and COCO files, are written with
+    other columns, and with the classes that were made of the given ones.
+
+    Args:
+        table: As read from its source.
+    """
+    if table.layout.columns:
+        return ()
+    columns = ("image_column", "label_column", "masks")
+    collapsed = bool(table.layout.any_class)
+    named = not collapsed and bool(table.layout.numbers)
+    return (
+        *columns,
+        *(() if named else ("names",)),
+        *(("any_class", "negative") if collapsed else ()),
+    )
 
 
 def _with_old_names(cells: Cells, texts: Mapping[str, list[str]]) -> dict[str, list[str]]:

@@ -40,6 +40,8 @@ def read_run_lengths(
     folder: Path | None,
     names: Mapping[str, str],
     aside: set[str],
+    *,
+    need_images: bool = True,
 ) -> Table:
     """Read a table of run-length text; a row is a mask, several make an image.
 
@@ -47,10 +49,12 @@ def read_run_lengths(
         cells: The table.
         layout: One of the run-length layouts.
         keys: The id of each row.
-        folder: The images' folder; its images without a row count as clean. None
+        folder: The images' folder; its images without a row count as clean, unless the
+            table has rows of neither a class nor a mask, which list the clean ones. None
             looks beside the table, and adds no images.
         names: Class as written to its name; empty for none.
         aside: Ids in quarantine, which are not clean.
+        need_images: False is content where not one image file is there.
 
     Returns:
         Images in the order of their first row, then clean ones by name. Several
@@ -69,8 +73,12 @@ def read_run_lengths(
     for i, key in enumerate(keys):
         first.setdefault(key, i)
     place = folder or cells.folder
-    located = locate_images(list(first), place, cells.where)
+    located = locate_images(list(first), place, cells.where, needed=need_images)
     clean = _find_clean(located.paths, folder, aside, stems=not is_image(keys[0].strip()))
+    others = 0
+    if layout.name == "rle-rows" and not all(texts):
+        # Only who lists clean images writes such rows; what has no row is not of the table.
+        clean, others = {}, len(clean)
     _refuse_unfolded(cells, clean)
     ids = [*first, *clean]
     position = {key: row for row, key in enumerate(ids)}
@@ -93,7 +101,7 @@ def read_run_lengths(
         folds=read_folds(cells, rows),
         teachers=read_teachers(cells, rows),
         masks=_arrange_masks(slots, [pixels[at] for at in there], ids, len(labels.classes)),
-        notes=(*_note_rle(cells, len(first), clean, folder), *labels.notes, *located.notes),
+        notes=(*_note_rle(cells, len(first), clean, others, folder), *labels.notes, *located.notes),
     )
 
 
@@ -174,11 +182,16 @@ def _refuse_unfolded(cells: Cells, clean: Mapping[str, Path]) -> None:
 
 
 def _note_rle(
-    cells: Cells, imaged: int, clean: Mapping[str, Path], folder: Path | None
+    cells: Cells, imaged: int, clean: Mapping[str, Path], others: int, folder: Path | None
 ) -> list[str]:
     notes = [f"{len(cells)} rows of run-length text belong to {imaged} images"]
     if folder is None:
         return [*notes, "images without a row are not known; --images DIR counts them as clean"]
     if clean:
         notes.append(f"{len(clean)} images in {folder} have no row and count as clean")
+    if others:
+        notes.append(
+            f"{others} images in {folder} have no row and are left out: the table lists its clean "
+            "images, in rows without class and mask"
+        )
     return notes

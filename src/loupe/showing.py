@@ -74,7 +74,7 @@ def show_rule(console: Console, rule: Rule, warnings: Sequence[str] = ()) -> Non
 
 
 def show_comparison(console: Console, comparison: Comparison) -> None:
-    """Print paired differences, exact tests of the decisions, and the verdict.
+    """Print paired differences, exact tests of the decisions or masks by class, the verdict.
 
     Args:
         console: Where to.
@@ -85,18 +85,17 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
         console.print(escape(f"· {note}"))
     a, b = comparison.names
     console.print(escape(f"{a} against {b} on {comparison.rows:,} rows that both held out"))
-    grid = _grid("A minus B", ("metric", "difference", "95 % interval", "p"))
-    for each in comparison.differences:
-        span = f"{_spell(each.metric, each.low, sign=True)} to "
-        span += _spell(each.metric, each.high, sign=True)
-        value = _spell(each.metric, each.value, sign=True)
-        grid.add_row(each.metric, value, span, _spell_p(each))
-    console.print(grid)
-    grid = _grid("rows that one alone has right (McNemar)", ("class", "A", "B", "p"))
-    for test in comparison.mcnemar:
-        name = escape(test.class_name) or "all columns"
-        grid.add_row(name, f"{test.only_a:,}", f"{test.only_b:,}", f"{test.p_value:.3g}")
-    console.print(grid)
+    named = [(each.metric, each) for each in comparison.differences]
+    console.print(_difference_grid("A minus B", "metric", named))
+    if comparison.mcnemar:
+        console.print(_mcnemar_grid(comparison))
+    if len(comparison.by_class) > 1:
+        title = f"A minus B by {comparison.differences[0].metric}"
+        console.print(_difference_grid(title, "class", comparison.by_class))
+    if comparison.by_class:
+        won, lost = comparison.only_a, comparison.only_b
+        counts = f"{a} {won:,}, {b} {lost:,}, equal {comparison.rows - won - lost:,}"
+        console.print(escape(f"rows by the higher Dice: {counts}"))
     console.print(escape(comparison.verdict), style="bold")
 
 
@@ -152,6 +151,23 @@ def _grid(title: str, columns: Sequence[str]) -> Grid:
     grid = Grid(title=title, title_justify="left", box=None, pad_edge=False)
     for number, name in enumerate(columns):
         grid.add_column(name, justify="right" if number else "left")
+    return grid
+
+
+def _difference_grid(title: str, what: str, named: Sequence[tuple[str, Difference]]) -> Grid:
+    grid = _grid(title, (what, "difference", "95 % interval", "p"))
+    for name, each in named:
+        low, high = (_spell(each.metric, end, sign=True) for end in (each.low, each.high))
+        span = "-" if math.isnan(each.low) else f"{low} to {high}"
+        grid.add_row(escape(name), _spell(each.metric, each.value, sign=True), span, _spell_p(each))
+    return grid
+
+
+def _mcnemar_grid(comparison: Comparison) -> Grid:
+    grid = _grid("rows that one alone has right (McNemar)", ("class", "A", "B", "p"))
+    for test in comparison.mcnemar:
+        name = escape(test.class_name) or "all columns"
+        grid.add_row(name, f"{test.only_a:,}", f"{test.only_b:,}", f"{test.p_value:.3g}")
     return grid
 
 
@@ -224,6 +240,8 @@ def _spell_estimate(estimate: Estimate) -> str:
 
 
 def _spell(metric: str, value: float, *, sign: bool) -> str:
+    if math.isnan(value):
+        return "-"
     plus = "+" if sign else ""
     if metric in _NO_SHARES:
         return f"{value:{plus}.4f}"

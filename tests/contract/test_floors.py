@@ -111,7 +111,7 @@ MAP: dict[str, list[set[str]]] = {
     ],
     "using what was trained": [
         {"cascades", "fresh", "leaks", "maskdrawing", "matching"},
-        {"heldmasks", "heldout", "segmenting", "stagetimes"},
+        {"heldmasks", "heldout", "maskcomparing", "segmenting", "stagetimes"},
         {"decisions", "grading", "maskgrading"},
         {"presence"},
         {"gating", "variants"},

@@ -65,7 +65,7 @@ def test_counts_of_a_map_are_those_of_its_masks():
         Candidate(threshold=0.7, fill_holes=True),
         Candidate(threshold=1.0),
     ]
-    found = count_map(probs, truth, candidates, top_share=0.1)
+    found = count_map(probs, truth, candidates, top_share=0.1, largest=True)
     for row, each in enumerate(candidates):
         mask = clean_mask(probs >= each.threshold, each.min_component, each.fill_holes)
         wanted = [(mask & truth).sum(), (mask & ~truth).sum(), (~mask & truth).sum()]
@@ -76,6 +76,43 @@ def test_counts_of_a_map_are_those_of_its_masks():
     assert np.isnan(found.confidences[3])
     assert found.largest[3] == 0
     assert found.top == pytest.approx(np.sort(probs.ravel())[-60:].mean(), rel=1e-6)
+
+
+def test_candidates_that_share_a_threshold_are_counted_as_if_alone():
+    """In any order, repeated, with holes filled or not; to the last bit."""
+    rng = np.random.default_rng(1)
+    probs = np.round(rng.random((24, 31)) * 8).astype(np.float32) / 8
+    truth = rng.random((24, 31)) < 0.4
+    candidates = [
+        Candidate(threshold=threshold, min_component=least, fill_holes=fill)
+        for least in (4, 0, 30, 1, 9, 10_000, 4)
+        for threshold in (0.75, 0.5, 0.9)
+        for fill in (True, False)
+    ]
+    found = count_map(probs, truth, candidates, largest=True)
+    emptied = 0
+    for row, each in enumerate(candidates):
+        mask = probs >= np.float32(each.threshold)
+        mask = clean_mask(clean_mask(mask, 0, each.fill_holes), each.min_component)
+        hit = (mask & truth).sum()
+        assert found.counts[row].tolist() == [hit, mask.sum() - hit, truth.sum() - hit]
+        if not mask.any():
+            emptied += 1
+            assert np.isnan(found.confidences[row])
+            assert found.largest[row] == 0
+            continue
+        assert found.confidences[row] == np.float32(probs[mask].mean(dtype=np.float64))
+        assert found.largest[row] == measure_components(mask)[0] >= each.min_component
+    assert 0 < emptied < len(candidates) / 2
+    assert len(np.unique(found.counts[:, 0])) > 8
+
+
+def test_the_largest_component_is_measured_only_if_asked_for():
+    probs = np.float32([[0.9, 0.1, 0.9, 0.9]])
+    truth = np.ones((1, 4), bool)
+    candidates = [Candidate(threshold=0.5), Candidate(threshold=0.5, min_component=3)]
+    assert count_map(probs, truth, candidates).largest is None
+    assert count_map(probs, truth, candidates, largest=True).largest.tolist() == [2, 0]
 
 
 def test_thresholds_are_inclusive():

@@ -283,3 +283,19 @@ def test_faults_are_told():
     pairs = cut_masks(counts, try_gates(probs, counts, parts, groups, **QUICK).cuts).pairs
     with pytest.raises(InputError, match="'none' and 'empty'"):
         rate_trials({"none": pairs}, classes=["a", "b"])
+
+
+@pytest.mark.filterwarnings("error")
+def test_without_resamples_there_are_no_intervals_and_no_marks():
+    probs, counts, parts, groups, _ = simulate(300, seed=3)
+    options = {"classes": ["a", "b"], "kinds": ("hard", "per_image")}
+    found = try_gates(probs, counts, parts, groups, resamples=0, **options)
+    drawn = try_gates(probs, counts, parts, groups, resamples=200, **options)
+    assert drawn.best != "none"
+    assert (found.best, found.best_by_class) == ("none", ("none", "none"))
+    assert not any(each.best for each in found.trials)
+    for each, other in zip(found.trials, drawn.trials, strict=True):
+        assert np.isnan([each.low, each.high, each.difference.low, each.difference.high]).all()
+        assert (each.dice, each.difference.value) == (other.dice, other.difference.value)
+    cuts = try_cuts(counts, parts, groups, classes=["a", "b"], kinds=("area",), resamples=0)
+    assert all(np.isnan(each.low) and not each.best for each in cuts)

@@ -17,7 +17,7 @@ from loupe.errors import AlignmentError, MaskError, TableError
 from loupe.labels import find_list_separator, tell_kind
 from loupe.layouts import LAYOUTS, read_table
 from loupe.locating import list_images, strip_base
-from loupe.rewrites import append_columns, write_quarantine
+from loupe.rewrites import append_columns, list_settled, write_quarantine
 from loupe.table import Quarantined, Table, read_snapshot, write_snapshot
 
 JOINED = "Image_Label,EncodedPixels\na.jpg_Fish,1 3 9 2\na.jpg_Sugar,\nb.jpg_Fish,\nb.jpg_Sugar,\n"
@@ -794,6 +794,36 @@ class TestRunLengths:
         assert table.images[0] == tmp_path / "p/a1.png"
         assert sheet(table) == [[1], [0], [0]]
 
+    @pytest.mark.parametrize("fold", ["", "0"])
+    def test_a_table_that_lists_clean_images_has_no_others(self, tmp_path, fold):
+        text = "ImageId,ClassId,EncodedPixels\nb.jpg,1,1 2\na.jpg,,\n"
+        if fold:
+            text = text.replace("\n", ",0\n").replace("Pixels,0", "Pixels,fold")
+        table = read_table(put(tmp_path, text), images=tmp_path)
+        assert (table.ids, table.classes) == (("b.jpg", "a.jpg"), ("1",))
+        assert table.masks == (("1 2",), ("",))
+        assert sum("1 images in" in n and "are left out" in n for n in table.notes) == 1
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            JOINED,
+            "ImageId,ClassId,EncodedPixels\na.jpg,3,1 2\nb.jpg,3,\n",
+            "id,rle_mask\na,1 2\nb,\n",
+        ],
+    )
+    def test_images_need_not_be_there_to_score_by(self, tmp_path, text):
+        path = put(tmp_path, text)
+        there = read_table(path)
+        (tmp_path / "far").mkdir()
+        far = put(tmp_path / "far", text, images=())
+        with pytest.raises(TableError, match="none of the 2 images"):
+            read_table(far)
+        table = read_table(far, need_images=False)
+        assert (table.ids, table.classes, table.masks) == (there.ids, there.classes, there.masks)
+        assert sheet(table) == sheet(there)
+        assert any("2 image files are missing" in note for note in table.notes)
+
     def test_looks_for_clean_images_below_if_images_lie_there(self, tmp_path):
         text = "ImageId,ClassId,EncodedPixels\nbad/a.jpg,1,1 2\n"
         path = put(tmp_path, text, images=["i/bad/a.jpg", "i/ok/b.jpg"])
@@ -1233,6 +1263,82 @@ class TestRewrites:
         append_columns(table, path, tmp_path / "out.csv", {"fold": [0, 1]})
         again = read_table(tmp_path / "out.csv")
         assert (again.classes, sheet(again)) == (table.classes, sheet(table))
+
+    @pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
+    @pytest.mark.parametrize("annotated", [("a",), ("a", "b"), ("b",), ()])
+    def test_coco_keeps_its_masks_classes_and_clean_images(self, tmp_path, annotated):
+        """And nothing else: the folder holds images of another COCO file, too."""
+        rows = {"a": 5, "b": 3}
+        path = draw_coco(tmp_path, *((rows[name], 7, SQUARE) for name in annotated))
+        draw(tmp_path / "other.png", [[9] * 5] * 4)
+        table = read_table(path)
+        out = tmp_path / "out.csv"
+        append_columns(table, path, out, {"fold": [1, 0], "group": ["g", "h"]})
+        again = read_table(out, images=tmp_path)
+        assert (again.ids, again.classes) == (("a.png", "b.png"), ("pit", "rust"))
+        assert (again.masks, sheet(again)) == (table.masks, sheet(table))
+        assert again.targets.sum() == len(annotated)
+        assert (again.folds.tolist(), again.groups) == ([1, 0], ("g", "h"))
+        # And once more, as the table that it is now.
+        twice = tmp_path / "twice.csv"
+        append_columns(again, out, twice, {"fold": [0, 1]})
+        assert read_table(twice, images=tmp_path).masks == table.masks
+
+    @pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
+    def test_masks_of_coco_are_written_by_row_and_class(self, tmp_path):
+        path = draw_coco(tmp_path, (5, 7, SQUARE), (5, 2, SQUARE))
+        out = tmp_path / "out.csv"
+        append_columns(read_table(path), path, out, {"fold": [1, 0]})
+        assert out.read_text().splitlines() == [
+            "ImageId,ClassId,EncodedPixels,fold",
+            "a.png,pit,6 2 10 2,1",
+            "a.png,rust,6 2 10 2,1",
+            "b.png,,,0",
+        ]
+
+    @pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
+    def test_masks_of_coco_are_written_by_the_names_that_were_mapped(self, tmp_path):
+        names = {"rust": "Rust", "dent": "Dent", "pit": "Pit"}
+        path, out = draw_coco(tmp_path, (5, 7, SQUARE), (3, 2, SQUARE)), tmp_path / "out.csv"
+        table = read_table(path, names=names)
+        append_columns(table, path, out, {"fold": [1, 0]})
+        assert "names" not in list_settled(table)
+        again = read_table(out, names=names)
+        assert (again.classes, again.masks) == (table.classes, table.masks)
+
+    @pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
+    def test_collapsed_masks_need_no_second_collapse(self, tmp_path):
+        path, out = draw_coco(tmp_path, (5, 7, SQUARE), (3, 2, SQUARE)), tmp_path / "out.csv"
+        table = read_table(path, any_class="any", negative="pit")
+        append_columns(table, path, out, {"fold": [1, 0]})
+        assert {"any_class", "negative", "names"} <= set(list_settled(table))
+        again = read_table(out)
+        assert (again.classes, again.masks) == (("any",), (("6 2 10 2",), ("",)))
+
+    @pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
+    def test_the_first_image_of_coco_can_be_set_aside(self, tmp_path):
+        path, out = draw_coco(tmp_path, (5, 7, SQUARE), (3, 2, SQUARE)), tmp_path / "clean.csv"
+        write_quarantine(read_table(path), path, out, [Quarantined(id="a.png", reason="dark")])
+        again = read_table(out, images=tmp_path)
+        assert (again.ids, again.classes) == (("b.png",), ("pit", "rust"))
+        assert again.masks == (("6 2 10 2", ""),)
+
+    @pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
+    def test_a_folder_of_masks_becomes_a_table_of_masks(self, tmp_path):
+        for name in ("a", "b"):
+            draw(tmp_path / f"i/{name}.png", [[9, 9]])
+        draw(tmp_path / "m/a.png", [[0, 255]])
+        table = read_table(tmp_path / "i", masks=tmp_path / "m")
+        out = tmp_path / "out.csv"
+        append_columns(table, tmp_path / "i", out, {"fold": [1, 0]})
+        assert "masks" in list_settled(table)
+        again = read_table(out, images=tmp_path / "i")
+        assert (again.ids, again.classes, again.masks) == (table.ids, table.classes, table.masks)
+        assert again.masks == (("2 1",), ("",))
+
+    def test_tables_of_a_file_are_read_as_before(self, tmp_path):
+        path = put(tmp_path, JOINED)
+        assert list_settled(read_table(path, any_class="cloud")) == ()
 
     def test_quarantine_takes_rows_out_and_lists_them(self, tmp_path):
         path = put(tmp_path, "image,label\na.jpg,x\nb.jpg,y\nc.jpg,y\n")

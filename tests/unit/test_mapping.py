@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from loupe.decoding import read_image
 from loupe.errors import InputError, RunError
@@ -127,6 +127,20 @@ def look_around(network, image, views):
 
 
 # Loading ------------------------------------------------------------------------------------------
+
+
+def test_folds_share_no_values_and_have_those_of_their_files(mixed):
+    found = load_mappers(mixed, device="cpu")
+    files = [mixed.member(name).fold(fold).weights for name in mixed.members for fold in (0, 1)]
+    for each, path in zip(found, files, strict=True):
+        stored, state = load_file(path), each.network.state_dict()
+        assert state.keys() == stored.keys()
+        assert all(torch.equal(state[key], stored[key]) for key in stored)
+        assert not each.network.training
+    places = [value.data_ptr() for each in found for value in each.network.parameters()]
+    assert len(places) == len(set(places))
+    alone = load_mappers(mixed, folds=(1,), device="cpu")[0].network.state_dict()
+    assert all(torch.equal(alone[key], value) for key, value in load_file(files[1]).items())
 
 
 def test_every_member_and_fold_is_loaded_with_its_own_classes(mixed):

@@ -19,7 +19,7 @@ from loupe.errors import MaskError, RecipeError, TableError
 from loupe.images import InputSpec
 from loupe.jobs import learnt_classes
 from loupe.maskevaluation import evaluate_masks, list_mask_metrics
-from loupe.masks import decode_rle
+from loupe.masks import decode_rle, encode_rle
 from loupe.masktraining import check_mask_members, spread_members
 from loupe.recipe import change_recipe, read_recipe
 from loupe.runs import open_run
@@ -304,3 +304,22 @@ def test_a_recipe_of_masks_is_changed_like_any_other():
     )
     assert [each.threshold for each in changed.masks.candidates] == [0.3, 0.5]
     assert changed.decoder.architecture == "UnetPlusPlus"
+
+
+def test_given_masks_without_a_pixel_at_the_size_of_the_scores_are_told(masked, drawing, tmp_path):
+    # A line of one pixel between the rows that shrinking keeps.
+    thin = np.zeros((32, 40), bool)
+    thin[1] = True
+    texts = ((encode_rle(thin), ""), *masked.masks[1:])
+    targets = masked.targets.copy()
+    targets[0, 0] = 1
+    small = change_recipe(drawing["unet"], ["masks.size=[8, 10]", "stages.0.epochs=1"])
+    run = train(
+        replace(masked, masks=texts, targets=targets),
+        {"unet": small},
+        tmp_path / "run",
+        executor="serial",
+        device="cpu",
+    )
+    main = next(s for s in read_scores(run) if s.metric == "dice_per_pair_empty1")
+    assert main.note.startswith("1 given mask(s) have no pixel at the size of the scores")
