@@ -243,6 +243,7 @@ for _command in (*COMMANDS, *MASK_COMMANDS):
 def demo(out: Path) -> None:
     """Do the whole job on a sample data set."""
     import loupe
+    from loupe.maskshowing import show_stage_times, show_variants
     from loupe.ruling import find_rule, rule_predictions
     from loupe.terminal import make_console, show_check
 
@@ -253,6 +254,12 @@ def demo(out: Path) -> None:
     _show_run(made.run)
     rule = find_rule(made.run.rule_file)
     show_shares(made.predictions, rule_predictions(rule, made.predictions).decisions)
+    click.echo("\nmasks of the same tiles, one fold held out:")
+    _show_run(made.masks)
+    click.echo()
+    show_variants(make_console(), loupe.try_variants(out / "cascade.yaml"), by_class=False)
+    show_stage_times(make_console(), made.cascaded.stages)
+    click.echo(f"wrote {out / 'masks.csv'}; masks over tiles: {made.masks.contact_file}")
     click.echo(f"\nyour own images: loupe train {made.truth.table} --images {made.truth.images}")
 
 

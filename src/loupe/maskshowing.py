@@ -117,18 +117,20 @@ def show_mask_graded(console: Console, graded: MaskGraded) -> None:
         console.print(escape(told), style="yellow")
 
 
-def show_variants(console: Console, variants: Variants) -> None:
+def show_variants(console: Console, variants: Variants, *, by_class: bool = True) -> None:
     """Print what each variant of a cascade is worth, and what reaches each of its stages.
 
     Args:
         console: Where to.
         variants: From `variants.try_variants`.
+        by_class: Also a table for each class.
     """
     for stamp in variants.stamps:
         console.print(escape(f"! {stamp}"), style="bold red")
     for note in variants.notes:
         console.print(escape(f"· {note}"))
-    for name in dict.fromkeys(each.class_name for each in variants.trials):
+    names = dict.fromkeys(each.class_name for each in variants.trials)
+    for name in names if by_class else ("",):
         of_class = [each for each in variants.trials if each.class_name == name]
         console.print(_trial_grid(of_class, name, variants.rows))
     if variants.best == "masks":

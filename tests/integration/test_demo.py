@@ -29,3 +29,12 @@ def test_demo_again_uses_what_is_there(made):
     again = loupe.demo(made.truth.folder.parent)
     assert again.run.scores_file.stat().st_mtime_ns == before
     np.testing.assert_array_equal(again.predictions.probs, made.predictions.probs)
+
+
+@pytest.mark.slow
+def test_demo_draws_stains_behind_its_classifier(made):
+    scores = {(s.metric, s.class_name): s.value for s in read_scores(made.masks)}
+    assert scores["dice_given_found", "stain"] > 0.5
+    assert made.masks.contact_file.is_file()
+    assert made.cascaded.masks.ids == made.predictions.ids
+    assert [stage.name for stage in made.cascaded.stages] == ["decode", "labels", "masks"]
