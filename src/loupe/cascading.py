@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ from loupe.cascades import (
 from loupe.decoding import read_image, read_size
 from loupe.dices import Pairs
 from loupe.ensembles import find_known, load_ensemble, score_chunk
-from loupe.errors import ImageError, InputError
+from loupe.errors import AlignmentError, ImageError, InputError, LeakageError, RunError
 from loupe.executors import count_cores
 from loupe.gatefits import FittedGate, apply_gate
 from loupe.gates import gate_hard, keep_likeliest
@@ -52,7 +52,7 @@ from loupe.rules import apply_rule
 from loupe.segmenting import Outline, fill_sheet, plan_sheet, tell_known, try_out
 from loupe.stagetimes import DECODE, Clock, StageTime, may_pass, open_likeliest
 from loupe.table import Table
-from loupe.variants import fit_stage_gate, read_stage_cut
+from loupe.variants import FittedStage, fit_stage, read_stage_cut
 from loupe.weighting import Bool
 
 Float32 = NDArray[np.float32]
@@ -147,7 +147,8 @@ def cascade(
     Every file is decoded once, and prepared only for the stages that it reaches: an image
     that `binary` closes costs nothing more, `labels` is asked about the others, and only
     pairs of an image and a class that are still open are drawn. A fitted gate closes before
-    the masks what no mask could open again, and the rest after them. An image that cannot be
+    the masks what no mask could open again, and the rest after them. Behind classifiers, cuts
+    of masks are those of `variants.fit_stage`; alone, those of the runs. An image that cannot be
     read keeps its rows, without masks and with the reason.
 
     Args:
@@ -205,20 +206,34 @@ def cascade(
 def _load(
     chosen: Cascade, runs: StageRuns, device: str
 ) -> tuple[_Engine, tuple[str, ...], tuple[str, ...]]:
-    """Load all networks; fit the gate, if one is wanted. Notes and stamps come with it."""
-    fitted = None if chosen.fitted is None else fit_stage_gate(chosen, chosen.gate)
+    """Load all networks; fit gate and cuts behind classifiers. Notes and stamps come with it."""
+    fitted = _fit(chosen)
     voices = []
     for name, stage in chosen.presence:
-        gate = fitted.gate if fitted is not None and stage is chosen.fitted else None
+        gate = fitted.gate if stage is chosen.fitted else None
         voices.append(_load_voice(chosen, runs, name, stage, gate, device))
     drawers = [open_drawer(run, device=device) for run in runs.masks]
+    if fitted.rules:
+        drawers = [replace(d, rule=rule) for d, rule in zip(drawers, fitted.rules, strict=True)]
     ends = np.cumsum([len(drawer.classes) for drawer in drawers])
     places = [np.arange(end - len(d.classes), end) for d, end in zip(drawers, ends, strict=True)]
     every = (*runs.presence.values(), *runs.masks)
     stamps = [str(stamp) for run in every for stamp in run.manifest()["stamps"]]
     engine = _Engine(tuple(voices), tuple(zip(drawers, places, strict=True)))
-    notes, more = (fitted.notes, fitted.stamps) if fitted else ((), ())
-    return engine, notes, tuple(dict.fromkeys((*more, *stamps)))
+    return engine, fitted.notes, tuple(dict.fromkeys((*fitted.stamps, *stamps)))
+
+
+def _fit(chosen: Cascade) -> FittedStage:
+    """Fit gate and cuts; hard stages whose held-out rows cannot tell have the runs' own cuts."""
+    if not chosen.presence:
+        return FittedStage(None, (), (), ())
+    try:
+        return fit_stage(chosen)
+    except (AlignmentError, LeakageError, RunError) as error:
+        if chosen.fitted is not None:
+            raise
+        told = "masks are cut as without classifiers, since held-out rows cannot tell of both"
+        return FittedStage(None, (), (f"{told}: {error}",), ())
 
 
 def _load_voice(

@@ -118,7 +118,7 @@ def demo(out: str | Path = "demo", *, reporter: Reporter | None = None) -> Demo:
 
 def _read_masks(truth: Truth, run: Run) -> Table:
     """Read the masks of the tiles, with the folds of a run; the first alone is held out."""
-    names = dict(enumerate(truth.classes, start=1))
+    names: dict[object, str] = dict(enumerate(truth.classes, start=1))
     table = read_table(truth.folder / "train.csv", images=truth.images, names=names)
     split = run.table()
     at = [split.ids.index(key) for key in table.ids]

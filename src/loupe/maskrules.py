@@ -187,8 +187,46 @@ def cut_parts(rule: MaskRule, counts: PairCounts, parts: Integers) -> CutMasks:
     return join_masks(pieces)
 
 
+def close_counts(counts: PairCounts, open_NC: Bool) -> PairCounts:
+    """Return counts in which closed pairs predict nothing, whatever the candidate.
+
+    Cuts fitted on them are those of masks behind a gate: what is closed costs no cut
+    anything, and gains it nothing.
+
+    Args:
+        counts: Of all pairs.
+        open_NC: False where a gate closes the pair.
+
+    Shape:
+        open_NC: (N, C).
+
+    Examples:
+        >>> one = PairCounts(
+        ...     candidates=(Candidate(threshold=0.5),), counts=np.array([[[[4, 2, 1]]]])
+        ... )
+        >>> close_counts(one, np.array([[False]])).counts.tolist()
+        [[[[0, 0, 5]]]]
+    """
+    stay = open_NC[:, :, None]
+    hit, extra, missed = (counts.counts[..., at] for at in range(3))
+    areas = [np.where(stay, hit, 0), np.where(stay, extra, 0), np.where(stay, missed, hit + missed)]
+    sure, seen = counts.confidences, counts.presences
+    return PairCounts(
+        candidates=counts.candidates,
+        counts=np.stack(areas, axis=-1),
+        confidences=None if sure is None else np.where(stay, sure, np.float32(np.nan)),
+        tops=counts.tops,
+        presences=None if seen is None else np.where(stay, seen, 0),
+    )
+
+
 def cut_others(
-    rule: MaskRule, counts: PairCounts, parts: Integers, *, kind: Wish
+    rule: MaskRule,
+    counts: PairCounts,
+    parts: Integers,
+    *,
+    kind: Wish,
+    chosen_on: PairCounts | None = None,
 ) -> list[CutMasks]:
     """Return, for each part, the masks that something for that part can be fitted on.
 
@@ -201,11 +239,14 @@ def cut_others(
         counts: Of held-out rows.
         parts: (N,) number of each row's part in `rule.part_names`.
         kind: What was asked for when the rule was fitted.
+        chosen_on: What cuts are chosen on, where that is not `counts`: the same pairs, some
+            of them closed.
 
     Returns:
         (K,) masks of all N rows.
     """
     found = []
+    judged = counts if chosen_on is None else chosen_on
     for part, cuts in enumerate(rule.part_cuts):
         rows = np.flatnonzero(parts == part)
         others = np.flatnonzero(parts != part)
@@ -214,14 +255,15 @@ def cut_others(
             found.append(cut_masks(counts, cuts))
             continue
         nested = fit_mask_rule(
-            take_counts(counts, others),
+            take_counts(judged, others),
             numbers,
             [rule.part_names[int(number)] for number in kept],
             classes=rule.classes,
             kind=kind,
             size=rule.size,
         )
-        found.append(join_masks([(others, nested.masks), (rows, cut_masks(counts, cuts, rows))]))
+        masks = cut_parts(nested.rule, take_counts(counts, others), numbers)
+        found.append(join_masks([(others, masks), (rows, cut_masks(counts, cuts, rows))]))
     return found
 
 

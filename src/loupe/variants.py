@@ -1,8 +1,9 @@
 """Variants: what each way through a cascade is worth on held-out rows, without predicting any.
 
 Owns the held-out rows of all runs of a cascade side by side, and which masks each choice of
-stages lets through. Cuts, rules and gates of a row are those fitted without its part. It must
-not open images or networks, nor measure by itself (that is `gatetrials`).
+stages lets through. Cuts, rules and gates of a row are those fitted without its part, and
+new images are drawn by what is measured here. It must not open images or networks, nor measure
+by itself (that is `gatetrials`).
 
 Shapes: N held-out rows, C classes, K parts.
 """
@@ -33,8 +34,16 @@ from loupe.errors import AlignmentError, shorten
 from loupe.gatefits import FittedGate, GateKind, apply_gate, fit_gate, list_gates
 from loupe.gates import keep_likeliest
 from loupe.gatetrials import SIMPLE, GateTrial, rate_trials
-from loupe.heldmasks import HeldMasks, find_measured, gather_held_masks
-from loupe.maskcuts import take_masks
+from loupe.heldmasks import (
+    HeldMasks,
+    cut_open,
+    cut_present,
+    find_measured,
+    gather_held_masks,
+    nest_present,
+)
+from loupe.maskcuts import CutMasks, take_masks
+from loupe.maskrules import MaskRule
 from loupe.presence import Cut, ask, find_cut, open_source, read_cut
 from loupe.runs import Run
 from loupe.stagetimes import Reach, may_pass, measure_reach, open_likeliest
@@ -76,15 +85,18 @@ class Variants:
 
 
 class FittedStage(NamedTuple):
-    """A gate for new images, fitted on all held-out rows.
+    """What new images are drawn by behind classifiers, fitted on all held-out rows.
 
     Attributes:
-        gate: The gate; its classes are those of the masks.
-        notes: What it was fitted on.
-        stamps: What must be said beside every score of what it lets through.
+        gate: The gate; its classes are those of the masks. None where stages decide hard.
+        rules: How maps become masks behind the stages: one for each run of masks; () where
+            nothing tells, and each run's own is to be taken.
+        notes: What they were fitted on.
+        stamps: What must be said beside every score of what they let through.
     """
 
-    gate: FittedGate
+    gate: FittedGate | None
+    rules: tuple[MaskRule, ...]
     notes: tuple[str, ...]
     stamps: tuple[str, ...]
 
@@ -105,10 +117,17 @@ class _Heard:
 
 
 class _Way(NamedTuple):
-    """The (N, C) masks that one way lets through, and the pairs open when each stage looks."""
+    """The (N, C) masks of one way, and the pairs that are open when each stage looks."""
 
-    keep: Bool
+    pairs: Pairs
     seen: dict[StageName, Bool]
+
+
+class _Present(NamedTuple):
+    """Masks behind a fitted gate, and for each part those that its gate is fitted on."""
+
+    masks: CutMasks
+    nested: tuple[CutMasks, ...]
 
 
 def try_variants(
@@ -119,8 +138,10 @@ def try_variants(
     Compared are the choices of stages ("masks", "binary+masks", "labels+masks" and
     "binary+labels+masks", as far as the cascade has them), met as its `gate` says; empty
     masks; and every gate of `gatefits` fitted to the probabilities of labels alone (of binary,
-    without labels). Nothing is predicted: counts of masks and probabilities are those of
-    the runs' own cross-validation. Only what the evidence carries is marked as best, as
+    without labels). "masks" has the runs' own cuts; behind stages, cuts are fitted for what
+    those leave open, and behind a fitted gate for pairs that have a mask (`heldmasks`).
+    Nothing is predicted: counts of masks and probabilities are those of the runs' own
+    cross-validation. Only what the evidence carries is marked as best, as
     `gatetrials.try_gates` says.
 
     Args:
@@ -142,11 +163,7 @@ def try_variants(
     nothing = np.zeros(held.masks.pairs.truth.shape, np.bool_)
     pairs: dict[str, Pairs] = {"none": held.masks.pairs}
     pairs["empty"] = keep_pairs(held.masks.pairs, nothing)
-    pairs |= {
-        name: keep_pairs(held.masks.pairs, way.keep)
-        for name, way in ways.items()
-        if name != UNGATED
-    }
+    pairs |= {name: way.pairs for name, way in ways.items() if name != UNGATED}
     found = rate_trials(pairs, held.groups, classes=runs.classes, resamples=resamples, seed=seed)
     trials = tuple(replace(each, name=UNGATED) if each.name == "none" else each for each in found)
     notes, stamps = _tell(held, heard)
@@ -166,22 +183,31 @@ def try_variants(
     )
 
 
-def fit_stage_gate(cascade: Cascade, kind: GateKind) -> FittedStage:
-    """Fit the gate of a cascade on all held-out rows, for new images.
+def fit_stage(cascade: Cascade) -> FittedStage:
+    """Fit what draws new images behind classifiers, on all held-out rows.
 
-    Rows that a binary stage before labels closes are left out: their like will never
-    reach the gate.
+    Hard stages: cuts of masks for the pairs that the stages leave open, each row decided
+    without its part. A fitted gate: cuts for pairs that have a mask, and the gate on masks cut
+    so without their own part; rows that a binary stage before labels closes are left out,
+    since their like will never reach it.
 
     Args:
         cascade: With labels or binary.
-        kind: The gate.
 
     Raises:
         AlignmentError: as `try_variants`; so the other errors.
     """
     held, heard = _gather(cascade, open_runs(cascade))
+    notes, stamps = _tell(held, heard)
+    if cascade.fitted is None:
+        rules = cut_open(held, _decide_hard(cascade, heard)).rules
+        told = "masks are cut as is best for what the stages leave open in held-out rows"
+        return FittedStage(None, rules, (*notes, told), stamps)
     last, passed = _find_last(cascade, heard)
-    return FittedStage(fit_gate(kind, _hide(last.raw, passed), held.masks), *_tell(held, heard))
+    recut = cut_present(held)
+    gate = fit_gate(cascade.gate, _hide(last.raw, passed), recut.masks)
+    told = "masks are cut as is best for held-out pairs that have one; the gate tells presence"
+    return FittedStage(gate, recut.rules, (*notes, told), stamps)
 
 
 def read_stage_cut(stage: PresenceStage) -> Cut:
@@ -239,40 +265,51 @@ def _list_ways(
     cascade: Cascade, held: HeldMasks, heard: Mapping[StageName, _Heard]
 ) -> dict[str, _Way]:
     """Return every choice of stages, and every gate fitted to one run of probabilities."""
+    every = np.ones(held.masks.pairs.truth.shape, np.bool_)
+    ways = {UNGATED: _Way(pairs=held.masks.pairs, seen={"masks": every})}
     names = [name for name, _ in cascade.presence]
-    ways = {}
-    for count in range(len(names) + 1):
-        for some in combinations(names, count):
-            chosen = choose_stages(cascade, [*some, "masks"])
-            ways["+".join(chosen.stages)] = _find_way(chosen, held, heard)
     if not names:
         return ways
+    recut = cut_present(held)
+    present = _Present(recut.masks, nest_present(held, recut))
+    for count in range(1, len(names) + 1):
+        for some in combinations(names, count):
+            chosen = choose_stages(cascade, [*some, "masks"])
+            ways["+".join(chosen.stages)] = _find_way(chosen, held, heard, present)
     alone = choose_stages(cascade, [names[-1], "masks"])
-    for kind in list_gates(held.masks):
+    for kind in list_gates(present.masks):
         # The cascade's own is there already, under the names of its stages.
         known = alone.fitted is not None and kind == alone.gate and not alone.at_least_one
         if kind not in SIMPLE and not known:
-            keep, able = _cross_fit(kind, heard[names[-1]].raw, held)
-            ways[f"fitted {kind}"] = _Way(keep=keep, seen=_list_seen(alone, able, None))
+            keep, able = _cross_fit(kind, heard[names[-1]].raw, held, present)
+            pairs = keep_pairs(present.masks.pairs, keep)
+            ways[f"fitted {kind}"] = _Way(pairs=pairs, seen=_list_seen(alone, able, None))
     return ways
 
 
-def _find_way(cascade: Cascade, held: HeldMasks, heard: Mapping[StageName, _Heard]) -> _Way:
+def _find_way(
+    cascade: Cascade, held: HeldMasks, heard: Mapping[StageName, _Heard], present: _Present
+) -> _Way:
     """Return what one choice of stages lets through."""
-    if not cascade.presence:
-        every = np.ones(held.masks.pairs.truth.shape, np.bool_)
-        return _Way(keep=every, seen={"masks": every})
     last, passed = _find_last(cascade, heard)
-    hard = cascade.gate == "hard"
-    keep = able = last.there
-    if not hard:
-        keep, able = _cross_fit(cascade.gate, _hide(last.raw, passed), held)
+    if cascade.fitted is None:
+        kept = _decide_hard(cascade, heard)
+        pairs = keep_pairs(cut_open(held, kept).masks.pairs, kept)
+        return _Way(pairs=pairs, seen=_list_seen(cascade, kept, passed))
+    keep, able = _cross_fit(cascade.gate, _hide(last.raw, passed), held, present)
     if cascade.at_least_one:
-        probs = last.probs if hard else last.raw
-        keep = keep_likeliest(keep, probs)
-        able = keep if hard else np.asarray(able | open_likeliest(probs), np.bool_)
+        keep = keep_likeliest(keep, last.raw)
+        able = np.asarray(able | open_likeliest(last.raw), np.bool_)
     kept = keep if passed is None else np.asarray(keep & passed, np.bool_)
-    return _Way(keep=kept, seen=_list_seen(cascade, able, passed))
+    pairs = keep_pairs(present.masks.pairs, kept)
+    return _Way(pairs=pairs, seen=_list_seen(cascade, able, passed))
+
+
+def _decide_hard(cascade: Cascade, heard: Mapping[StageName, _Heard]) -> Bool:
+    """Return which pairs hard stages leave open; masks have no say in it."""
+    last, passed = _find_last(cascade, heard)
+    keep = keep_likeliest(last.there, last.probs) if cascade.at_least_one else last.there
+    return keep if passed is None else np.asarray(keep & passed, np.bool_)
 
 
 def _find_last(cascade: Cascade, heard: Mapping[StageName, _Heard]) -> tuple[_Heard, Bool | None]:
@@ -289,17 +326,19 @@ def _list_seen(cascade: Cascade, able: Bool, passed: Bool | None) -> dict[StageN
     return dict(zip(cascade.stages, seen, strict=True))
 
 
-def _cross_fit(kind: GateKind, probs: Float32, held: HeldMasks) -> tuple[Bool, Bool]:
+def _cross_fit(
+    kind: GateKind, probs: Float32, held: HeldMasks, present: _Present
+) -> tuple[Bool, Bool]:
     """Fit a gate without each part; return what it keeps of the part, and what may pass it."""
     keep, able = np.zeros(probs.shape, np.bool_), np.zeros(probs.shape, np.bool_)
     # Masks to fit on were cut without their own part and without this one, as those that
     # the gate of new images is fitted on were cut without their own.
-    for part, masks in enumerate(held.part_masks):
+    for part, masks in enumerate(present.nested):
         here, others = np.flatnonzero(held.parts == part), np.flatnonzero(held.parts != part)
         gate = fit_gate(kind, probs[others], take_masks(masks, others))
-        keep[here] = apply_gate(gate, probs[here], take_masks(masks, here)).keep
+        keep[here] = apply_gate(gate, probs[here], take_masks(present.masks, here)).keep
         able[here] = may_pass(gate, probs[here])
-    return np.asarray(keep & (held.masks.pairs.predicted > 0), np.bool_), able
+    return np.asarray(keep & (present.masks.pairs.predicted > 0), np.bool_), able
 
 
 def _hide(probs: Float32, passed: Bool | None) -> Float32:

@@ -12,6 +12,7 @@ import re
 import runpy
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +24,7 @@ from PIL import Image
 
 import loupe
 from loupe.runs import open_run
+from loupe.scoring import read_scores
 from loupe.systems import (
     SystemData,
     make_cassava,
@@ -38,6 +40,12 @@ SMALL = (
     "network.name=test_resnet",
     "network.pretrained=false",
     "engine={precision: fp32, channels_last: false}",
+)
+SEGMENTERS = (
+    "decoder.options={decoder_channels: [8, 8, 4, 4, 4]}",
+    "stages.0.epochs=2",
+    "input.size=[32, 64]",
+    "masks.thresholds=[0.4, 0.5, 0.6]",
 )
 FLIPS = "[HorizontalFlip, VerticalFlip]"
 OPTIONS: dict[str, Any] = {"executor": "serial", "device": "cpu"}
@@ -245,7 +253,8 @@ def test_steel(make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     load("steel").main(
         str(data.table), str(data.images), str(out),
         *SMALL, "stages.0.epochs=2", "stages.0.views=2", "tta.draws=2", "input.size=32",
-        "control_on=heldout", **OPTIONS,
+        "control_on=heldout", *(f"segment:{each}" for each in (*SMALL, *SEGMENTERS)),
+        folds=2, **OPTIONS,
     )  # fmt: skip
     check_layout("steel", describe(out))
     counts = {(what, name): int(n) for what, name, n in read_rows(out / "counts.csv")[1:]}
@@ -257,9 +266,49 @@ def test_steel(make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert re.search(r"^binary +OPTIMISTIC", printed, re.MULTILINE)
     assert re.search(r"^multilabel +OPTIMISTIC", printed, re.MULTILINE)
     assert re.search(r"defect +recall:0.96 +[\d.]+ \([\d.]+-[\d.]+\)", printed)
-    binary, multilabel = (open_run(out / n).table() for n in ("binary", "multilabel"))
-    assert binary.ids == multilabel.ids
-    assert binary.folds.tolist() == multilabel.folds.tolist()
+    check_runs(out)
+    check_cascades(printed.splitlines(), rows=48)
+
+
+def check_runs(out: Path) -> None:
+    runs = {name: open_run(out / name) for name in ("binary", "multilabel", "masks")}
+    assert all(run.finished for run in runs.values())
+    assert runs["masks"].segments
+    assert runs["masks"].members == tuple(f"segment-{k}" for k in range(1, 5))
+    tables = [run.table() for run in runs.values()]
+    assert all(table.ids == tables[0].ids for table in tables)
+    assert all((table.folds == tables[0].folds).all() for table in tables)
+    # The changes went where they belong.
+    assert runs["masks"].member("segment-1").input_spec().width == 64
+    assert runs["binary"].member("binary").input_spec().width == 32
+    assert {s.metric for s in read_scores(runs["masks"])} >= {"dice_per_pair_empty1", "all_empty"}
+
+
+def check_cascades(lines: list[str], rows: int) -> None:
+    ways = ("masks", "binary+masks", "labels+masks", "binary+labels+masks", "empty")
+    for way in ways:
+        assert any(
+            re.match(rf"{re.escape(way)}( \*)? +0\.\d+ +0\.\d+ - [01]\.\d+", x) for x in lines
+        )
+    shown = {}
+    for number, line in enumerate(lines):
+        if found := re.match(r"([a-z >]+): [\d.]+ s, [\d.]+ images/s$", line):
+            cells = [each.split() for each in lines[number + 1 : number + 8]]
+            stages = (*found[1].split(" > "), "decode")
+            shown[found[1]] = {row[0]: [int(n) for n in row[1:5]] for row in cells
+                               if row and row[0] in stages and len(row) == 7}  # fmt: skip
+    assert list(shown) == [
+        "masks", "binary > masks", "labels > masks", "binary > labels > masks",
+    ]  # fmt: skip
+    for way, stages in shown.items():
+        assert list(stages) == ["decode", *way.split(" > ")]
+        assert stages["decode"][0] == rows
+        # What a stage lets through is what the next is shown.
+        named = list(stages.values())
+        for before, after in pairwise(named):
+            assert (before[1], before[3]) == (after[0], after[2])
+        assert stages["masks"][2] <= shown["masks"]["masks"][2] == 4 * rows
+    assert shown["binary > labels > masks"]["labels"][0] == shown["binary > masks"]["masks"][0]
 
 
 def test_prediction_grid(make: Any, tmp_path: Path) -> None:

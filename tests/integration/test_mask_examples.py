@@ -7,7 +7,6 @@ import importlib.util
 import re
 import runpy
 import sys
-from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -19,29 +18,14 @@ from loupe.dices import dice_per_pair_empty1, make_pairs
 from loupe.masks import decode_rle
 from loupe.masksheets import read_mask_sheet
 from loupe.predictions import Predictions
-from loupe.runs import open_run
-from loupe.scoring import read_scores
 from loupe.sheetfiles import write_sheet_file
-from loupe.systems import SystemData, make_clouds, make_steel
+from loupe.systems import SystemData, make_clouds
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
     "network.name=test_resnet",
     "network.pretrained=false",
     "engine={precision: fp32, channels_last: false}",
-)
-CLASSIFIERS = (
-    "stages.0.epochs=2",
-    "stages.0.views=2",
-    "tta.draws=2",
-    "input.size=32",
-    "checkpoint.metric=loss",
-)
-SEGMENTERS = (
-    "decoder.options={decoder_channels: [8, 8, 4, 4, 4]}",
-    "stages.0.epochs=2",
-    "input.size=[32, 64]",
-    "masks.thresholds=[0.4, 0.5, 0.6]",
 )
 SIZE = (70, 105)  # of the clouds
 
@@ -53,52 +37,6 @@ def load(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def test_steel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data, out = make_steel(tmp_path / "data", count=32, test=0, size=(32, 100)), tmp_path / "out"
-    changes = [*SMALL, *CLASSIFIERS, *(f"segment:{each}" for each in (*SMALL, *SEGMENTERS))]
-    load("steel").main(
-        str(data.table), str(data.images), str(out), *changes,
-        folds=2, executor="serial", device="cpu",
-    )  # fmt: skip
-    printed = capsys.readouterr().out
-    runs = {name: open_run(out / name) for name in ("binary", "multilabel", "masks")}
-    assert all(run.finished for run in runs.values())
-    assert runs["masks"].segments
-    assert runs["masks"].members == tuple(f"segment-{k}" for k in range(1, 5))
-    tables = [run.table() for run in runs.values()]
-    assert all(table.ids == tables[0].ids for table in tables)
-    assert all((table.folds == tables[0].folds).all() for table in tables)
-    # The changes went where they belong.
-    assert runs["masks"].member("segment-1").input_spec().width == 64
-    assert runs["binary"].member("binary").input_spec().width == 32
-    assert {s.metric for s in read_scores(runs["masks"])} >= {"dice_per_pair_empty1", "all_empty"}
-    lines = printed.splitlines()
-    ways = ("masks", "binary+masks", "labels+masks", "binary+labels+masks", "empty")
-    for way in ways:
-        assert any(
-            re.match(rf"{re.escape(way)}( \*)? +0\.\d+ +0\.\d+ - [01]\.\d+", x) for x in lines
-        )
-    shown = {}
-    for number, line in enumerate(lines):
-        if found := re.match(r"([a-z >]+): [\d.]+ s, [\d.]+ images/s$", line):
-            rows = [each.split() for each in lines[number + 1 : number + 8]]
-            stages = (*found[1].split(" > "), "decode")
-            shown[found[1]] = {row[0]: [int(n) for n in row[1:5]] for row in rows
-                               if row and row[0] in stages and len(row) == 7}  # fmt: skip
-    assert list(shown) == [
-        "masks", "binary > masks", "labels > masks", "binary > labels > masks",
-    ]  # fmt: skip
-    for way, stages in shown.items():
-        assert list(stages) == ["decode", *way.split(" > ")]
-        assert stages["decode"][0] == 32
-        # What a stage lets through is what the next is shown.
-        named = list(stages.values())
-        for before, after in pairwise(named):
-            assert (before[1], before[3]) == (after[0], after[2])
-        assert stages["masks"][2] <= shown["masks"]["masks"][2] == 4 * 32
-    assert shown["binary > labels > masks"]["labels"][0] == shown["binary > masks"]["masks"][0]
 
 
 @pytest.fixture

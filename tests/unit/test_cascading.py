@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from loupe import cascading, maskdrawing
 from loupe.build import build_network
 from loupe.cascades import Cascade, read_cascade
 from loupe.cascading import Cascaded, cascade
+from loupe.countfiles import read_counts, write_counts
 from loupe.counting import count_fold
 from loupe.decisions import decide
 from loupe.decoding import read_image
@@ -28,6 +30,7 @@ from loupe.gates import ExpectedDice, keep_likeliest
 from loupe.images import InputSpec, prepare_image
 from loupe.maskcuts import CutMasks
 from loupe.maskdrawing import DrawnMasks, draw_masks, open_drawer
+from loupe.maskrules import MaskRule, read_mask_rule
 from loupe.masks import encode_rle
 from loupe.maskscoring import finish_masks
 from loupe.masksheets import read_mask_sheet
@@ -40,7 +43,7 @@ from loupe.segmenters import Segmenter, build_segmenter, settle_encoder
 from loupe.segmenting import segment
 from loupe.stagetimes import may_pass
 from loupe.table import Quarantined, Table
-from loupe.variants import FittedStage, fit_stage_gate
+from loupe.variants import FittedStage, fit_stage
 
 CLASSES = ("crack", "stain")
 SPEC = InputSpec(height=32, width=32)
@@ -381,8 +384,9 @@ def test_at_least_one_opens_the_likeliest_of_images_that_passed(night, new, plai
     assert times(found)["masks"][2] == keep.sum()
 
 
-def draw_all(night: Path, new: Table) -> DrawnMasks:
+def draw_all(night: Path, new: Table, rule: MaskRule | None = None) -> DrawnMasks:
     drawer = open_drawer(open_run(night / "draw"), device="cpu")
+    drawer = drawer if rule is None else replace(drawer, rule=rule)
     pictures = [read_image(path) for path in new.images]
     frames = np.stack([prepare_image(each, SPEC) for each in pictures])
     shown = np.array([each.shape[:2] for each in pictures], np.int64)
@@ -424,9 +428,10 @@ def test_a_gate_closes_early_what_it_can_and_the_rest_when_masks_are_there(
     assert (able & filled & ~keep).any()
     assert gate.kind == "soft_area" or not able.all()
     calls.drawn.clear()
-    given = FittedStage(gate, ("how",), ("OPTIMISTIC: it was chosen",))
+    rule = read_mask_rule(night / "draw" / "cuts.json")
+    given = FittedStage(gate, (rule,), ("how",), ("OPTIMISTIC: it was chosen",))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cascading, "fit_stage_gate", lambda *_: given)
+        patch.setattr(cascading, "fit_stage", lambda *_: given)
         chosen = spell(night, labels={}, gate=gate.kind, at_least_one=one)
         found = cascade(chosen, new, device="cpu")
     assert found.masks.texts == blank(drawn.texts, keep)
@@ -442,11 +447,72 @@ def test_a_gate_closes_early_what_it_can_and_the_rest_when_masks_are_there(
 def test_a_gate_is_fitted_on_the_held_out_rows_of_the_runs(night, new, probs, kind):
     chosen = spell(night, labels={}, gate=kind)
     found = cascade(chosen, new, device="cpu")
-    gate = fit_stage_gate(chosen, kind).gate
-    keep, able = apply_all(gate, probs["labels"], drawn := draw_all(night, new), one=False)
+    fitted = fit_stage(chosen)
+    drawn = draw_all(night, new, fitted.rules[0])
+    keep, able = apply_all(fitted.gate, probs["labels"], drawn, one=False)
+    assert fitted.rules[0].kind == "pixel"  # though the run asks for cuts that are fixed
     assert found.masks.texts == blank(drawn.texts, keep)
     assert times(found)["masks"][2] == able.sum()
     assert any("held-out probabilities are taken" in note for note in found.notes)
+
+
+@pytest.fixture(scope="module")
+def sharp(night, tmp_path_factory) -> Path:
+    """The same networks, for cuts that are fitted; images that `which` finds clean are."""
+    folder = tmp_path_factory.mktemp("sharp") / "draw"
+    shutil.copytree(night / "draw", folder)
+    run = open_run(folder)
+    for name in run.members:
+        recipe = run.member(name).recipe()
+        masks = recipe.masks.model_copy(update={"cut": "pixel"})
+        run.member(name).write_recipe(recipe.model_copy(update={"masks": masks}))
+    probs = open_run(night / "which").oof()["net"].probs[:, ::-1]
+    clean = dict(zip(run.table().ids, probs < 0.5, strict=True))
+    for fold in run.folds:
+        sheet = read_counts(run.fold_counts(fold))
+        hit, extra, missed = np.moveaxis(sheet.counts.counts, -1, 0)
+        none = np.array([clean[key] for key in sheet.ids])[:, :, None]
+        areas = [np.where(none, 0, hit), np.where(none, hit + extra, extra), missed * ~none]
+        counts = replace(sheet.counts, counts=np.stack(areas, axis=-1))
+        write_counts(run.fold_counts(fold), replace(sheet, counts=counts))
+    finish_masks(run, run.table(), 1.0)
+    return folder
+
+
+def test_new_images_are_cut_as_is_best_behind_the_stages(night, sharp, new, probs):
+    chosen = spell(night, labels={"threshold": 0.5}, masks=(sharp,))
+    found = cascade(chosen, new, device="cpu")
+    (rule,) = fit_stage(chosen).rules
+    there = probs["labels"] >= 0.5
+    drawn = draw_all(night, new, rule)
+    assert found.masks.texts == blank(drawn.texts, there)
+    assert any("best for what the stages leave open" in note for note in found.notes)
+    alone = draw_all(night, new, read_mask_rule(sharp / "cuts.json"))
+    assert blank(alone.texts, there) != found.masks.texts
+    assert cascade(chosen, new, stages=("masks",), device="cpu").masks.texts == alone.texts
+    # What closes nothing leaves the run's own cuts.
+    opened = cascade(spell(night, labels={"threshold": 0}, masks=(sharp,)), new, device="cpu")
+    assert opened.masks.texts == alone.texts
+
+
+def test_classifiers_of_other_images_leave_the_cuts_of_the_run(night, sharp, new, tmp_path):
+    folds = (np.arange(NEW) % 2).astype(np.int16)
+    targets = (np.arange(NEW)[:, None] + np.arange(2)) // 2 % 2
+    apart = replace(new, targets=targets.astype(np.float32), folds=folds)
+    make_classifiers(tmp_path / "apart", apart, 3, new.images)
+    given = {"run": tmp_path / "apart"}
+    masks = {"run": sharp}
+    found = cascade(
+        {"labels": {**given, "threshold": 0.5}, "masks": masks}, new, device="cpu"
+    )  # fmt: skip
+    (note,) = [each for each in found.notes if "cut as without classifiers" in each]
+    assert "16 of 16 images" in note
+    there = predict(tmp_path / "apart", new, device="cpu").probs >= 0.5
+    assert 0 < there.sum() < there.size
+    alone = draw_all(night, new, read_mask_rule(sharp / "cuts.json"))
+    assert found.masks.texts == blank(alone.texts, there)
+    with pytest.raises(AlignmentError, match="16 of 16 images"):
+        cascade({"labels": given, "masks": masks, "gate": "product"}, new, device="cpu")
 
 
 def test_a_fitted_gate_of_binary_takes_the_place_of_its_threshold(night, new):

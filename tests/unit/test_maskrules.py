@@ -22,6 +22,7 @@ from loupe.maskcuts import (
 )
 from loupe.maskrules import (
     MaskRule,
+    close_counts,
     cut_map,
     cut_others,
     cut_parts,
@@ -250,3 +251,44 @@ def test_of_two_parts_the_other_is_cut_by_what_was_chosen_on_it():
     found = cut_others(rule, counts, parts, kind="pixel")
     expected = cut_masks(counts, rule.part_cuts[0]).pairs.predicted
     np.testing.assert_array_equal(found[0].pairs.predicted, expected)
+
+
+def test_closed_pairs_predict_nothing_whatever_the_candidate():
+    counts = draw_counts(seed=4)
+    shape = counts.counts.shape[:3]
+    counts = PairCounts(
+        candidates=LEVELS,
+        counts=counts.counts,
+        confidences=np.full(shape, 0.7, np.float32),
+        tops=np.full(shape[:2], 0.9, np.float32),
+        presences=np.full(shape, 5),
+    )
+    stay = np.random.default_rng(0).random(shape[:2]) < 0.5
+    found = close_counts(counts, stay)
+    for name in ("counts", "confidences", "presences"):
+        np.testing.assert_array_equal(getattr(found, name)[stay], getattr(counts, name)[stay])
+    assert not found.counts[~stay][..., :2].any()
+    truth = counts.counts[..., 0] + counts.counts[..., 2]
+    np.testing.assert_array_equal(found.counts[~stay][..., 2], truth[~stay])
+    assert np.isnan(found.confidences[~stay]).all()
+    assert not found.presences[~stay].any()
+    np.testing.assert_array_equal(found.tops, counts.tops)
+    # Closed pairs have no say in a cut.
+    rows = np.flatnonzero(stay[:, 0])
+    for kind in ("pixel", "triplet"):
+        assert choose_mask_cuts(found, kind)[0] == choose_mask_cuts(counts, kind, rows)[0]
+
+
+def test_others_are_cut_by_what_was_chosen_on_closed_counts():
+    counts = draw_counts(seed=6)
+    stay = np.random.default_rng(2).random((40, 2)) < 0.5
+    closed = close_counts(counts, stay)
+    rule = fit(closed, "pixel").rule
+    found = cut_others(rule, counts, PARTS, kind="pixel", chosen_on=closed)
+    for part in range(len(NAMES)):
+        for own in range(len(NAMES)):
+            apart = np.flatnonzero(~np.isin(PARTS, [part, own]))
+            rows = np.flatnonzero(own == PARTS)
+            cuts = choose_mask_cuts(closed, "pixel", apart)
+            expected = cut_masks(counts, cuts, rows).pairs.predicted
+            np.testing.assert_array_equal(found[part].pairs.predicted[rows], expected)

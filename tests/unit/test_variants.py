@@ -10,23 +10,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loupe.cascades import read_cascade
+from loupe.cascades import open_runs, read_cascade
 from loupe.countfiles import CountSheet, write_counts
 from loupe.decisions import decide
-from loupe.dices import Pairs
+from loupe.dices import Pairs, keep_pairs, measure_dice
 from loupe.errors import AlignmentError, InputError
 from loupe.gatefits import FittedGate, apply_gate, fit_gate
 from loupe.gates import keep_likeliest
-from loupe.gatetrials import try_gates
-from loupe.maskcuts import Candidate, CutMasks, PairCounts, cut_masks
-from loupe.maskrules import fit_mask_rule, write_mask_rule
+from loupe.heldmasks import cut_open, cut_present, gather_held_masks, nest_present
+from loupe.maskcuts import (
+    Candidate,
+    CutMasks,
+    MaskCut,
+    PairCounts,
+    choose_mask_cuts,
+    cut_masks,
+    join_masks,
+    take_masks,
+)
+from loupe.maskrules import cut_parts, fit_mask_rule, write_mask_rule
 from loupe.predictions import Predictions, write_predictions
 from loupe.recipe import read_recipe
 from loupe.rules import apply_rule, read_part_rules
 from loupe.runs import Run, create_run
 from loupe.stagetimes import may_pass
 from loupe.table import Table
-from loupe.variants import Variants, fit_stage_gate, try_variants
+from loupe.variants import Variants, fit_stage, try_variants
 
 AB = ("a", "b")
 NONE, HIT, HALF, FALSE, MISS = (0, 0, 0), (9, 0, 0), (5, 5, 5), (0, 7, 0), (0, 0, 4)
@@ -94,7 +103,7 @@ class Night:
              kind="fixed", refit_of=None) -> Run:  # fmt: skip
         """Write a finished run with counts of held-out masks, or one that follows it."""
         table = self.table(classes, ids=ids, folds=folds)
-        recipes = {"m": read_recipe({"decoder": {}})}
+        recipes = {"m": read_recipe({"decoder": {}, "masks": {"cut": kind}})}
         run = create_run(self.folder / name, table, recipes, refit_of=refit_of)
         sheet = CountSheet(ids=table.ids, classes=table.classes, folds=table.folds, counts=counts)
         names = tuple(str(fold) for fold in np.unique(table.folds))
@@ -116,7 +125,7 @@ class Night:
         stages = {
             name: {**stage, "run": self.folder / stage["run"]}
             for name, stage in cascade.items()
-            if isinstance(stage, dict)
+            if isinstance(stage, dict) and name != "masks"
         }
         return read_cascade({"masks": {"run": self.folder / "draw"}, **cascade, **stages})
 
@@ -231,18 +240,209 @@ def random_night(folder: Path, count: int = 60, *, kind="fixed") -> tuple[Night,
     return made, counts
 
 
-@pytest.mark.parametrize("kind", ["fixed", "pixel", "triplet"])
-def test_fitted_gates_are_those_of_the_trials_of_gates(tmp_path, kind):
+def choose_where_present(counts: PairCounts, rows) -> tuple[MaskCut, ...]:
+    """The pixel threshold of each class, on rows that show the class alone."""
+    truth = counts.counts[:, :, 0, 0] + counts.counts[:, :, 0, 2] > 0
+    each = [choose_mask_cuts(counts, "pixel", rows[truth[rows, at]])[at] for at in range(2)]
+    return tuple(each)
+
+
+def cut_where_present(counts: PairCounts, folds) -> CutMasks:
+    """The masks of each of two folds, by the thresholds of the other."""
+    pieces = []
+    for part in (0, 1):
+        cuts = choose_where_present(counts, np.flatnonzero(folds != part))
+        rows = np.flatnonzero(folds == part)
+        pieces.append((rows, cut_masks(counts, cuts, rows)))
+    return join_masks(pieces)
+
+
+def rate(pairs: Pairs, keep) -> float:
+    return round(float(measure_dice(keep_pairs(pairs, keep)).mean()), 9)
+
+
+@pytest.mark.parametrize("kind", ["fixed", "triplet"])
+def test_gates_are_fitted_and_measured_on_masks_cut_for_pairs_that_have_one(tmp_path, kind):
     made, counts = random_night(tmp_path, kind=kind)
     found = dices(made.compare(labels={"run": "which", "threshold": 0.0}))
-    oof = made.folder / "which"
-    probs = Run(oof, ("m",), (0, 1)).oof()["m"].probs
-    trials = try_gates(probs, counts, made.folds, classes=AB, cut=kind, resamples=50).trials
-    expected = {each.name: round(each.dice, 9) for each in trials if not each.class_name}
-    assert found.pop("masks") == expected.pop("none") == found.pop("labels+masks")
-    assert found.pop("empty") == expected.pop("empty")
-    assert found == {f"fitted {name}": value for name, value in expected.items()}
-    assert len(found) >= 6
+    probs = Run(made.folder / "which", ("m",), (0, 1)).oof()["m"].probs
+    own = fit_mask_rule(counts, made.folds, ("0", "1"), classes=AB, kind=kind, size=None).masks
+    # What closes nothing changes nothing.
+    assert found.pop("masks") == found.pop("labels+masks") == rate(own.pairs, True)
+    assert found.pop("empty") == rate(own.pairs, False)
+    keep = {name: np.zeros((60, 2), np.bool_) for name in found}
+    assert len(keep) == 6
+    masks = cut_where_present(counts, made.folds)
+    for part in (0, 1):
+        here, others = np.flatnonzero(made.folds == part), np.flatnonzero(made.folds != part)
+        # Of two folds, the other is cut by what was chosen on it.
+        cuts = choose_where_present(counts, others)
+        for name, kept in keep.items():
+            gate = fit_gate(
+                name.removeprefix("fitted "), probs[others], cut_masks(counts, cuts, others)
+            )
+            kept[here] = apply_gate(gate, probs[here], take_masks(masks, here)).keep
+    assert found == {name: rate(masks.pairs, kept) for name, kept in keep.items()}
+
+
+@pytest.mark.parametrize("kind", ["pixel", "triplet"])
+def test_masks_behind_hard_stages_are_cut_for_what_those_leave_open(tmp_path, kind):
+    made, counts = random_night(tmp_path, kind=kind)
+    found = dices(made.compare(labels={"run": "which", "threshold": 0.5}))
+    keep = Run(made.folder / "which", ("m",), (0, 1)).oof()["m"].probs >= 0.5
+    # A closed pair scores what it scores, whatever the cut: the best on open ones is the best.
+    predicted = np.zeros((60, 2), np.int64)
+    hit = predicted.copy()
+    for part in (0, 1):
+        here, others = np.flatnonzero(made.folds == part), np.flatnonzero(made.folds != part)
+        for at in (0, 1):
+            cut = choose_mask_cuts(counts, kind, others[keep[others, at]])
+            pairs = cut_masks(counts, cut, here).pairs
+            predicted[here, at] = pairs.predicted[:, at]
+            hit[here, at] = pairs.intersection[:, at]
+    truth = counts.counts[:, :, 0, 0] + counts.counts[:, :, 0, 2]
+    pairs = Pairs(truth=truth, predicted=predicted, intersection=hit)
+    assert found["labels+masks"] == rate(pairs, keep)
+
+
+def everywhere_night(folder: Path) -> Night:
+    """Networks that draw both classes everywhere; a gate knows where class a is."""
+    made = Night(folder, 40)
+    there = np.arange(40)[:, None] // 2 % 5 == 0
+    low = np.where(there[:, :, None], HALF, FALSE)
+    high = np.where(there[:, :, None], (0, 0, 10), NONE)
+    counts = np.repeat(np.stack([low, high], axis=2), 2, axis=1)
+    made.draw(
+        PairCounts(
+            candidates=(Candidate(threshold=0.5), Candidate(threshold=0.9)), counts=counts
+        ),
+        kind="pixel",
+    )  # fmt: skip
+    probs = np.where(there, 0.9, 0.1)
+    made.classify("which", np.hstack([probs, 1 - probs]), targets=there.repeat(2, axis=1))
+    return made
+
+
+def test_a_class_that_is_drawn_everywhere_has_masks_behind_a_good_gate(tmp_path):
+    made = everywhere_night(tmp_path)
+    stages = {"labels": {"run": "which", "threshold": 0.5}}
+    found = made.compare(**stages)
+    # Ungated, the best cut of both classes is never: 8 of 40 rows show them.
+    assert dices(found, "a")["masks"] == dices(found, "a")["empty"] == 0.8
+    assert dices(found, "a")["labels+masks"] == dices(found, "a")["fitted hard"] == 0.9
+    # Of b all false masks are open and no true one: still never.
+    assert dices(found, "b")["labels+masks"] == 0.8
+    (rule,) = fit_stage(made.spell(**stages)).rules
+    assert [cut.bottom.threshold for cut in rule.cuts] == [0.5, 0.9]
+    fitted = fit_stage(made.spell(labels={"run": "which"}, gate="per_image"))
+    assert [cut.bottom.threshold for cut in fitted.rules[0].cuts] == [0.5, 0.5]
+
+
+def test_what_is_measured_is_what_new_images_are_drawn_by(tmp_path):
+    made, counts = random_night(tmp_path, kind="triplet")
+    hard = made.spell(**BOTH)
+    found = fit_stage(hard)
+    assert found.gate is None
+    probs = {
+        name: Run(made.folder / name, ("m",), (0, 1)).oof()["m"].probs for name in ("any", "which")
+    }
+    keep = (probs["any"] >= 0.5) & (probs["which"] >= 0.5)
+    pairs = cut_parts(found.rules[0], counts, made.folds).pairs
+    assert dices(try_variants(hard, resamples=0))["binary+labels+masks"] == rate(pairs, keep)
+    opened = counts.counts * keep[:, :, None, None]
+    closed = np.concatenate([opened[..., :2], counts.counts.sum(axis=-1, keepdims=True)], axis=-1)
+    closed[..., 2] = counts.counts[..., 0] + counts.counts[..., 2] - closed[..., 0]
+    assert found.rules[0].cuts == choose_mask_cuts(replace(counts, counts=closed), "triplet")
+
+
+def test_the_truth_of_a_part_does_not_reach_its_masks(tmp_path):
+    rng = np.random.default_rng(3)
+    keep = rng.random((60, 2)) < 0.6
+    found = []
+    for name in ("before", "after"):
+        made = Night(tmp_path / name, 60)
+        made.folds = (np.arange(60) % 3).astype(np.int16)
+        _, counts = random_night(tmp_path / f"{name}-counts")
+        if name == "after":
+            # Masks as large as before, but what was hit is missed, and the reverse.
+            mine = counts.counts[made.folds == 1]
+            area = mine[..., 0] + mine[..., 1]
+            hit = np.where(mine[..., 0] > 0, 0, area)
+            truth = hit.max(axis=-1, keepdims=True)
+            swapped = np.stack([hit, area - hit, truth - hit], axis=-1)
+            counts.counts[made.folds == 1] = swapped
+        made.draw(counts, kind="pixel")
+        held = gather_held_masks(open_runs(made.spell()))
+        recut = cut_present(held)
+        found.append((cut_open(held, keep), recut, nest_present(held, recut)))
+    (open_, present, nested), (open_too, present_too, nested_too) = found
+    rows = np.arange(60) % 3 == 1
+    for one, other in ((open_, open_too), (present, present_too)):
+        before, after = one.masks.pairs.predicted, other.masks.pairs.predicted
+        assert (before[rows] == after[rows]).all()
+        assert one.rules[0].part_cuts[1] == other.rules[0].part_cuts[1]
+        assert one.rules != other.rules
+    # Nothing that the gate of the part is fitted on or applied to was cut by its truth.
+    assert (nested[1].pairs.predicted == nested_too[1].pairs.predicted).all()
+
+
+def test_what_the_gate_of_a_part_is_fitted_on_was_cut_without_both_parts(tmp_path):
+    made = Night(tmp_path, 60)
+    made.folds = (np.arange(60) % 3).astype(np.int16)
+    _, counts = random_night(tmp_path / "counts")
+    made.draw(counts)
+    held = gather_held_masks(open_runs(made.spell()))
+    recut = cut_present(held)
+    nested = nest_present(held, recut)
+    assert len(nested) == 3
+    for part, masks in enumerate(nested):
+        for own in range(3):
+            here = np.flatnonzero(made.folds == own)
+            cuts = choose_where_present(counts, np.flatnonzero(~np.isin(made.folds, [part, own])))
+            expected = cut_masks(counts, cuts, here).pairs.predicted
+            assert (masks.pairs.predicted[here] == expected).all()
+        here = made.folds == part
+        assert (recut.masks.pairs.predicted[here] == masks.pairs.predicted[here]).all()
+
+
+def test_each_run_of_masks_is_cut_again_by_its_own_columns(tmp_path):
+    made, counts = random_night(tmp_path, kind="pixel")
+    for at, name in enumerate(AB):
+        mine = replace(
+            counts, counts=counts.counts[:, [at]], confidences=counts.confidences[:, [at]],
+            tops=counts.tops[:, [at]],
+        )  # fmt: skip
+        # The second run has other folds: its masks behind a gate are cut by those of the first.
+        folds = made.folds if at == 0 else made.folds[::-1]
+        made.draw(mine, name=name, classes=[name], kind="pixel", folds=folds)
+    keep = np.random.default_rng(1).random((60, 2)) < 0.5
+    one = gather_held_masks(open_runs(made.spell()))
+    two = gather_held_masks(open_runs(made.spell(masks={"run": [tmp_path / n for n in AB]})))
+    (stamp,) = two.stamps
+    assert stamp.startswith(f"OPTIMISTIC: {tmp_path / 'b'} has other folds than {tmp_path / 'a'}")
+    for cut in (lambda held: cut_open(held, keep), cut_present):
+        alone, apart = cut(one), cut(two)
+        (rule,) = alone.rules
+        assert tuple(each.cuts[0] for each in apart.rules) == rule.cuts
+        assert [each.classes for each in apart.rules] == [("a",), ("b",)]
+        assert (apart.masks.pairs.predicted == alone.masks.pairs.predicted).all()
+        np.testing.assert_array_equal(apart.masks.confidences, alone.masks.confidences)
+    for alone, apart in zip(
+        nest_present(one, cut_present(one)), nest_present(two, cut_present(two)), strict=True
+    ):
+        assert (apart.pairs.intersection == alone.pairs.intersection).all()
+
+
+def test_rows_of_a_single_part_are_cut_plainly(tmp_path):
+    made, counts = random_night(tmp_path, kind="pixel")
+    held = gather_held_masks(open_runs(made.spell()))
+    held = replace(held, parts=np.zeros(60, np.intp), part_names=("0",))
+    half = (MaskCut(top=counts.candidates[0], bottom=counts.candidates[0]),) * 2
+    recut = cut_present(held)
+    for found in (recut, cut_open(held, np.ones((60, 2), np.bool_))):
+        assert (found.rules[0].kind, found.rules[0].cuts) == ("fixed", half)
+    (nested,) = nest_present(held, recut)
+    assert (nested.pairs.predicted == cut_masks(counts, half).pairs.predicted).all()
 
 
 def test_a_gate_of_the_cascade_stands_under_the_names_of_its_stages(tmp_path):
@@ -261,44 +461,23 @@ def test_a_gate_behind_a_binary_stage_is_fitted_on_what_that_lets_through(tmp_pa
     cascade = made.spell(
         binary={"run": "any", "threshold": 0.5}, labels={"run": "which"}, gate="product"
     )
-    masks = cut_masks(counts, fit_mask_rule(
-        counts, made.folds, ("0", "1"), classes=AB, kind="fixed", size=None
-    ).rule.cuts)  # fmt: skip
+    masks = cut_where_present(counts, made.folds)
     probs = {
         name: Run(made.folder / name, ("m",), (0, 1)).oof()["m"].probs for name in ("any", "which")
     }
     rows = np.flatnonzero(probs["any"][:, 0] >= 0.5)
     assert 0 < len(rows) < 60
     keep = np.zeros((60, 2), np.bool_)
-    gate = fit_stage_gate(cascade, "product").gate
+    gate = fit_stage(cascade).gate
     for part in (0, 1):
         here = rows[made.folds[rows] == part]
         others = rows[made.folds[rows] != part]
-        fitted = fit_gate("product", probs["which"][others], _take(masks, others))
-        keep[here] = apply_gate(fitted, probs["which"][here], _take(masks, here)).keep
-    pairs = masks.pairs
-    emitted = np.where(keep, pairs.predicted, 0)
-    dice = np.where(
-        pairs.truth + emitted > 0,
-        2 * np.where(keep, pairs.intersection, 0) / np.maximum(pairs.truth + emitted, 1),
-        1.0,
-    )
-    assert dices(try_variants(cascade, resamples=50))["binary+labels+masks"] == pytest.approx(
-        dice.mean()
-    )
-    assert gate == fit_gate("product", probs["which"][rows], _take(masks, rows))
-
-
-def _take(masks: CutMasks, rows) -> CutMasks:
-    return CutMasks(
-        Pairs(
-            truth=masks.pairs.truth[rows],
-            predicted=masks.pairs.predicted[rows],
-            intersection=masks.pairs.intersection[rows],
-        ),
-        masks.confidences[rows],
-        masks.tops[rows],
-    )
+        cuts = choose_where_present(counts, np.flatnonzero(made.folds != part))
+        fitted = fit_gate("product", probs["which"][others], cut_masks(counts, cuts, others))
+        keep[here] = apply_gate(fitted, probs["which"][here], take_masks(masks, here)).keep
+    found = dices(try_variants(cascade, resamples=50))["binary+labels+masks"]
+    assert found == rate(masks.pairs, keep)
+    assert gate == fit_gate("product", probs["which"][rows], take_masks(masks, rows))
 
 
 def test_rules_decide_each_fold_without_it(tmp_path):
