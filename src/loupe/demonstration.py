@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from loupe.architectures import find_network
 from loupe.cascading import Cascaded, cascade
 from loupe.checking import CheckReport, check, write_check
 from loupe.defaults import scratch_recipe
@@ -86,9 +87,12 @@ def demo(out: str | Path = "demo", *, reporter: Reporter | None = None) -> Demo:
 
     Raises:
         TableError: the folder holds something else.
+        LoupeError: the libraries of segmenters are not installed.
     """
     out = Path(out)
     reporter = reporter or Silent()
+    # A library that is missing is told before minutes of work.
+    find_network(MASKS, None)
     truth = _make_tiles(out / "tiles", reporter)
     table = read_table(truth.table, images=truth.images)
     reporter.begin("check", len(table))
