@@ -241,7 +241,7 @@ for _command in (*COMMANDS, *MASK_COMMANDS):
     "--out", default="demo", type=click.Path(path_type=Path), show_default=True, help="Folder."
 )
 def demo(out: Path) -> None:
-    """Do the whole job on a sample data set."""
+    """Do the whole job on a sample data set, masks too (needs the extra 'segment')."""
     import loupe
     from loupe.maskshowing import show_stage_times, show_variants
     from loupe.ruling import find_rule, rule_predictions

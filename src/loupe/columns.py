@@ -36,6 +36,8 @@ JOINED_COLUMNS = ("imagelabel", "imageidclassid", "imageclass", "imageclassid")
 """Names of a column that joins an image and a class by an underscore."""
 EXTRA_COLUMNS = ("fold", "group", "weight", "teacher")
 """Columns with a meaning of their own, by exact name in any case."""
+LISTED, LISTED_ALL = "listed", "all"
+"""Column, and what its cells hold, of a table of masks that lists its clean images, too."""
 RLE_LAYOUTS = ("rle-joined", "rle-rows", "rle-single")
 SINGLE_LAYOUTS = ("classes", "binary", "label-list")
 COLUMN_LAYOUTS = (*SINGLE_LAYOUTS, "multi-hot", *RLE_LAYOUTS, "images")

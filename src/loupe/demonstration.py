@@ -108,7 +108,8 @@ def demo(out: str | Path = "demo", *, reporter: Reporter | None = None) -> Demo:
     )
     predictions = predict(run, table, reporter=reporter)
     masks = train(_read_masks(truth, run), {"unet": MASKS}, out / "masks", reporter=reporter)
-    write_text(out / "cascade.yaml", CASCADE.format(folder=out))
+    if not (out / "cascade.yaml").is_file():
+        write_text(out / "cascade.yaml", CASCADE.format(folder=out))
     cascaded = cascade(out / "cascade.yaml", table, out=out / "masks.csv", reporter=reporter)
     return Demo(
         truth=truth,

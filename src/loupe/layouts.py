@@ -93,7 +93,7 @@ def read_table(
     7 and "NA" is a label. A class column has its classes in sorted order (numbers
     by value); with a name map, in the map's. In the run-length layouts, images
     in the folder `images` that have no row count as clean, unless the table lists
-    the clean ones in rows without class and mask. Image files need not exist,
+    all its images: a column `listed` then says "all". Image files need not exist,
     except that at least one must. A side file `<stem>.quarantine.csv` is read
     along with the table.
 

@@ -146,7 +146,8 @@ class MaskWork(Part):
     """How masks are made of maps, fitted on held-out rows: `fixed` at 0.5; `pixel` fits the
     threshold; `area` also the least area; `doublet` has one threshold for the area that tells
     presence, one for the mask; `triplet` all of them. `auto` takes the best, judged on
-    rows it was not fitted on."""
+    rows it was not fitted on. Behind a gate of a cascade cuts are fitted anew to what it leaves
+    open; behind a fitted gate the pixel threshold alone, since the gate decides presence."""
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:

@@ -262,8 +262,8 @@ def ask(source: Source, cut: Cut, classes: Sequence[str], at: Rows) -> Said:
             stamps = (f"OPTIMISTIC: {cut.path} was fitted on these very rows",) if same else ()
     probs, there = probs[:, columns], there[:, columns]
     if cut.levels is not None:
-        _check_names(cut.levels, classes, other)
-        levels = _rename_level(cut.levels, other)
+        _check_names(cut.levels, classes, other, source.classes)
+        levels = _rename_level(_drop_levels(cut.levels, (*classes, other)), other)
         there = gate_hard(probs, read_levels(levels, classes, "threshold"))
     asked = np.asarray((at != ABSENT) & ~find_lost(source.probs)[at], np.bool_)
     return Said(
@@ -384,15 +384,23 @@ def _match_columns(
     return [known.index(name) for name in classes], (note,) if extra else (), ""
 
 
-def _check_names(levels: Levels, classes: Sequence[str], other: str) -> None:
+def _check_names(levels: Levels, classes: Sequence[str], other: str, others: Sequence[str]) -> None:
     """Refuse thresholds of unknown names; the one class that tells of all has a name, too."""
     names = [*classes, *([other] if other else [])]
     given = [key for key in levels if key] if isinstance(levels, Mapping) else []
-    unknown = [f"{key!r}{suggest(key, names)}" for key in given if key not in names]
+    # Classes without masks may have a threshold, too: it says nothing here.
+    unknown = [f"{key!r}{suggest(key, names)}" for key in given if key not in (*names, *others)]
     if unknown:
         raise InputError(
             f"threshold: there is no class {shorten(unknown)}. Expected {shorten(names, 20)}."
         )
+
+
+def _drop_levels(levels: Levels, names: Sequence[str]) -> Levels:
+    """Leave out the thresholds of classes that have no masks."""
+    if not isinstance(levels, Mapping):
+        return levels
+    return {key: level for key, level in levels.items() if not key or key in names}
 
 
 def _rename_level(levels: Levels, other: str) -> Levels:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loupe.cells import Cells, add_columns, read_cells, write_cells
-from loupe.columns import RLE_LAYOUTS, read_ids, split_joined
+from loupe.columns import LISTED, LISTED_ALL, RLE_LAYOUTS, read_ids, split_joined
 from loupe.errors import AlignmentError, TableError, shorten
 from loupe.extras import quarantine_path
 from loupe.table import Quarantined, Table
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-MASK_HEADER = ("ImageId", "ClassId", "EncodedPixels")
+MASK_HEADER = ("ImageId", "ClassId", "EncodedPixels", LISTED)
 """Columns of a table of masks that had none."""
 
 
@@ -177,21 +177,20 @@ def _spell_table(table: Table) -> Cells:
 def _spell_masks(table: Table, names: Sequence[str]) -> list[list[str]]:
     """Return a row for each mask, in which every image and every class is named.
 
-    A clean image has a row without class and mask. There is one at least: it tells the
-    reader that images without a row are not clean ones of this table.
+    A clean image has a row without class and mask; the last cell tells the reader that
+    images without a row are not clean ones of this table.
     """
     masks = table.masks or ()
     drawn = {name for texts in masks for name, text in zip(names, texts, strict=True) if text}
     absent = [name for name in names if name not in drawn]
-    clean = any(not any(texts) for texts in masks)
     rows = []
     for at, (key, texts) in enumerate(zip(table.ids, masks, strict=True)):
         rows += [[key, name, text] for name, text in zip(names, texts, strict=True) if text]
         if at == 0:
             rows += [[key, name, ""] for name in absent]
-        if not any(texts) or (at == 0 and not clean):
+        if not any(texts):
             rows.append([key, "", ""])
-    return rows
+    return [[*row, LISTED_ALL] for row in rows]
 
 
 def list_settled(table: Table) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from loupe.cells import Cells
-from loupe.columns import find_extras, split_keys
+from loupe.columns import LISTED, LISTED_ALL, find_extras, split_keys
 from loupe.errors import MaskError, TableError, shorten
 from loupe.extras import (
     read_folds,
@@ -76,8 +76,7 @@ def read_run_lengths(
     located = locate_images(list(first), place, cells.where, needed=need_images)
     clean = _find_clean(located.paths, folder, aside, stems=not is_image(keys[0].strip()))
     others = 0
-    if layout.name == "rle-rows" and not all(texts):
-        # Only who lists clean images writes such rows; what has no row is not of the table.
+    if lists_all(cells):
         clean, others = {}, len(clean)
     _refuse_unfolded(cells, clean)
     ids = [*first, *clean]
@@ -103,6 +102,18 @@ def read_run_lengths(
         masks=_arrange_masks(slots, [pixels[at] for at in there], ids, len(labels.classes)),
         notes=(*_note_rle(cells, len(first), clean, others, folder), *labels.notes, *located.notes),
     )
+
+
+def lists_all(cells: Cells) -> bool:
+    """Return True if a table says that it lists all its images, clean ones too.
+
+    It then has a column `listed` of which every cell is "all", as `rewrites` writes it;
+    other images in the folder are not of the table. Without it they count as clean.
+
+    Args:
+        cells: Of a table of run-length text.
+    """
+    return LISTED in cells.header and set(cells.column(LISTED)) == {LISTED_ALL}
 
 
 def check_rle(texts: Sequence[str], cells: Cells, column: str) -> None:
@@ -191,7 +202,7 @@ def _note_rle(
         notes.append(f"{len(clean)} images in {folder} have no row and count as clean")
     if others:
         notes.append(
-            f"{others} images in {folder} have no row and are left out: the table lists its clean "
-            "images, in rows without class and mask"
+            f"{others} images in {folder} have no row and are left out: the table says that it "
+            f"lists all its images (column '{LISTED}')"
         )
     return notes

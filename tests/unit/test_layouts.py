@@ -795,14 +795,18 @@ class TestRunLengths:
         assert sheet(table) == [[1], [0], [0]]
 
     @pytest.mark.parametrize("fold", ["", "0"])
-    def test_a_table_that_lists_clean_images_has_no_others(self, tmp_path, fold):
-        text = "ImageId,ClassId,EncodedPixels\nb.jpg,1,1 2\na.jpg,,\n"
+    def test_a_table_that_lists_all_its_images_has_no_others(self, tmp_path, fold):
+        text = "ImageId,ClassId,EncodedPixels,listed\nb.jpg,1,1 2,all\na.jpg,,,all\n"
         if fold:
-            text = text.replace("\n", ",0\n").replace("Pixels,0", "Pixels,fold")
+            text = text.replace("\n", ",0\n").replace("listed,0", "listed,fold")
         table = read_table(put(tmp_path, text), images=tmp_path)
         assert (table.ids, table.classes) == (("b.jpg", "a.jpg"), ("1",))
         assert table.masks == (("1 2",), ("",))
         assert sum("1 images in" in n and "are left out" in n for n in table.notes) == 1
+
+    def test_a_clean_image_with_a_row_does_not_leave_the_others_out(self, tmp_path):
+        text = "ImageId,ClassId,EncodedPixels\nb.jpg,1,1 2\na.jpg,,\n"
+        assert len(read_table(put(tmp_path, text), images=tmp_path)) == 3
 
     @pytest.mark.parametrize(
         "text",
@@ -1290,11 +1294,23 @@ class TestRewrites:
         out = tmp_path / "out.csv"
         append_columns(read_table(path), path, out, {"fold": [1, 0]})
         assert out.read_text().splitlines() == [
-            "ImageId,ClassId,EncodedPixels,fold",
-            "a.png,pit,6 2 10 2,1",
-            "a.png,rust,6 2 10 2,1",
-            "b.png,,,0",
+            "ImageId,ClassId,EncodedPixels,listed,fold",
+            "a.png,pit,6 2 10 2,all,1",
+            "a.png,rust,6 2 10 2,all,1",
+            "b.png,,,all,0",
         ]
+
+    @pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
+    def test_images_that_coco_does_not_list_stay_out_when_rows_are_set_aside(self, tmp_path):
+        path = draw_coco(tmp_path, (5, 7, SQUARE), (3, 2, SQUARE))
+        Image.new("RGB", (4, 3)).save(tmp_path / "other.png")
+        first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+        write_quarantine(read_table(path), path, first, [])
+        table = read_table(first, images=tmp_path)
+        assert table.ids == ("a.png", "b.png")
+        # The only clean row goes, and what it says of the table stays.
+        write_quarantine(table, first, second, [Quarantined(id="b.png", reason="dim")])
+        assert read_table(second, images=tmp_path).ids == ("a.png",)
 
     @pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
     def test_masks_of_coco_are_written_by_the_names_that_were_mapped(self, tmp_path):

@@ -221,3 +221,18 @@ def test_a_class_without_a_probability_is_named_with_a_suggestion():
             ("a", "bees"),
             np.array([0]),
         )
+
+
+def test_a_threshold_of_a_class_without_masks_says_nothing_here():
+    sheet = Predictions(
+        ids=("a", "b"),
+        classes=("crack", "ok"),
+        probs=np.float32([[0.6, 0.1], [0.3, 0.9]]),
+        exclusive=False,
+        held_out=np.zeros(2, np.bool_),
+    )
+    source = open_source(sheet, ("crack",), ())
+    said = ask(source, Cut(levels={"crack": 0.4, "ok": 0.5}), ("crack",), np.arange(2))
+    assert said.there.tolist() == [[True], [False]]
+    with pytest.raises(InputError, match="no class 'crakc'; did you mean 'crack'"):
+        ask(source, Cut(levels={"crakc": 0.4}), ("crack",), np.arange(2))
