@@ -251,6 +251,11 @@ def _validate(values: Mapping[str, Any], where: str) -> Cascade:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise RecipeError(
+            f"{path} is a folder; expected a YAML file that names the runs of each stage, such as "
+            f"'masks: {{run: {path}}}'. For one run alone: loupe segment {path} IMAGES --out FILE."
+        )
     if not path.is_file():
         raise RecipeError(f"{path}: no such cascade file.")
     try:

@@ -206,3 +206,8 @@ def test_classes_that_do_not_fit_are_named_on_both_sides(tmp_path):
         "masks are drawn at different sizes",
     ):
         assert told in str(caught.value)
+
+
+def test_a_folder_in_place_of_the_file_is_told_what_it_may_be_for(tmp_path):
+    with pytest.raises(RecipeError, match=r"is a folder; expected a YAML file.*loupe segment"):
+        read_cascade(tmp_path)
