@@ -34,7 +34,7 @@ RLE_COLUMNS = ("encodedpixels", "rlemask", "maskrle", "rle")
 """Names of a column of run-length text."""
 JOINED_COLUMNS = ("imagelabel", "imageidclassid", "imageclass", "imageclassid")
 """Names of a column that joins an image and a class by an underscore."""
-EXTRA_COLUMNS = ("fold", "group", "weight", "teacher")
+EXTRA_COLUMNS = ("fold", "group", "weight", "teacher", "label_origin")
 """Columns with a meaning of their own, by exact name in any case."""
 LISTED, LISTED_ALL = "listed", "all"
 """Column, and what its cells hold, of a table of masks that lists its clean images, too."""
@@ -161,7 +161,7 @@ def find_image_column(cells: Cells, wanted: str | None) -> tuple[str, list[str]]
 
 
 def find_extras(cells: Cells) -> dict[str, str]:
-    """Find the columns that hold a row's fold, group and weight.
+    """Find the columns that hold what is known of a row beside its label.
 
     Args:
         cells: The table.

@@ -1,4 +1,4 @@
-"""Extras: the fold, group, weight and teacher of rows, and the rows set aside.
+"""Extras: fold, group, weight, teacher and label origin of rows, and the rows set aside.
 
 Owns the optional columns of a table file and its quarantine file. It must not
 decide a fold or a group.
@@ -16,7 +16,8 @@ import numpy as np
 
 from loupe.cells import Cells, read_cells
 from loupe.columns import find_extras
-from loupe.errors import TableError, shorten, suggest
+from loupe.errors import InputError, TableError, shorten, suggest
+from loupe.origins import parse_origin
 from loupe.table import ALWAYS_TRAINED, HOLDOUT, Float32, Int16, Quarantined, Table
 
 _FOLD_KINDS = {ALWAYS_TRAINED: ", always trained on", HOLDOUT: ", never trained on"}
@@ -81,9 +82,14 @@ def read_weights(cells: Cells, rows: Sequence[int]) -> Float32 | None:
         One value for each of `rows`; None if there is no such column.
 
     Raises:
-        TableError: a cell is not a number above 0.
+        TableError: a cell is not a number of 0 or above, or all are 0.
     """
-    found = _read_extra(cells, "weight", rows, _parse_weight, "numbers above 0")
+    found = _read_extra(cells, "weight", rows, _parse_weight, "numbers, 0 or above")
+    if found is not None and not any(found):
+        raise TableError(
+            f"{cells.where}, column {find_extras(cells)['weight']!r}: all weights are 0, so there "
+            "is nothing to train on. Give the rows to learn from a weight above 0."
+        )
     return None if found is None else np.array(found, np.float32)
 
 
@@ -125,6 +131,33 @@ def read_teachers(cells: Cells, rows: Sequence[int]) -> tuple[str, ...] | None:
     return tuple(places[text] for text in found)
 
 
+def read_label_origins(cells: Cells, rows: Sequence[int]) -> tuple[str, ...] | None:
+    """Read the column `label_origin`: what was done to the label of a row.
+
+    Args:
+        cells: The table.
+        rows: For each sample, the row to read.
+
+    Returns:
+        For each of `rows` the text, "" where nothing was done; None if there is no such
+        column.
+
+    Raises:
+        TableError: a cell is no text of `loupe.origins`.
+    """
+    expected = "a label origin, such as 'relabelled by review, was cat', or empty"
+    found = _read_extra(cells, "label_origin", rows, _parse_label_origin, expected)
+    return None if found is None else tuple(found)
+
+
+def _parse_label_origin(text: str) -> str | None:
+    try:
+        parse_origin(text)
+    except InputError:
+        return None
+    return text
+
+
 def _place_teacher(text: str, folder: Path) -> str:
     """Make the folder of a teacher absolute, so that it is found from anywhere."""
     if not text:
@@ -135,7 +168,7 @@ def _place_teacher(text: str, folder: Path) -> str:
 
 
 def refuse_contradictions(cells: Cells, keys: Sequence[str], first: Mapping[str, int]) -> None:
-    """Refuse rows of one image that disagree on its fold, group, weight or teacher.
+    """Refuse rows of one image that disagree on its fold, group, weight, teacher or label origin.
 
     Args:
         cells: The table.
@@ -156,7 +189,7 @@ def refuse_contradictions(cells: Cells, keys: Sequence[str], first: Mapping[str,
 
 
 def note_extras(cells: Cells, table: Table) -> list[str]:
-    """Say which columns were taken for the fold, group, weight and teacher.
+    """Say which columns were taken for the fold, group, weight, teacher and label origin.
 
     Args:
         cells: The table as text.
@@ -175,9 +208,13 @@ def note_extras(cells: Cells, table: Table) -> list[str]:
         told["group"] = f"is used as the group: {held_together}"
     if table.weights is not None:
         low, high = table.weights.min(), table.weights.max()
-        told["weight"] = f"is used as the weight in the loss: {low:g} to {high:g}"
+        idle = int((table.weights == 0).sum())
+        unused = f"; {idle} of the images have weight 0 and are not trained on" if idle else ""
+        told["weight"] = f"is used as the weight in the loss: {low:g} to {high:g}{unused}"
     if table.teachers is not None:
         told["teacher"] = _describe_teachers(table.teachers)
+    if table.label_origins is not None:
+        told["label_origin"] = _describe_origins(table.label_origins)
     return [f"column {name!r} {told[role]}" for role, name in find_extras(cells).items()]
 
 
@@ -186,6 +223,13 @@ def _describe_teachers(teachers: Sequence[str]) -> str:
     told = shorten([f"{name} ({n} images)" for name, n in sorted(counts.items())], 20)
     made = f"labels made by {told}" if counts else "people made all labels"
     return f"is used as the run that made a label: {made}"
+
+
+def _describe_origins(texts: Sequence[str]) -> str:
+    origins = [origin for origin in map(parse_origin, texts) if origin is not None]
+    counts = Counter(f"{origin.action} by {origin.by}" for origin in origins)
+    told = shorten([f"{n} {how}" for how, n in sorted(counts.items())], 20)
+    return f"is used as what was done to a label: {told or 'nothing'}"
 
 
 def quarantine_path(path: Path) -> Path:
@@ -234,7 +278,7 @@ def _parse_weight(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value if 0 < value < np.inf else None
+    return value if 0 <= value < np.inf else None
 
 
 def _parse_fold(text: str) -> int | None:

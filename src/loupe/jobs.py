@@ -172,8 +172,6 @@ def stage_specs(recipe: Recipe, spec: InputSpec) -> dict[int, InputSpec]:
 
 
 def _samples(run: Run, table: Table, pixels: Pixels, recipe: Recipe, rows: Rows) -> Samples:
-    # Mean 1 over the rows trained on, so that their unit does not act as a rate.
-    weights = None if table.weights is None else table.weights / table.weights[rows].mean()
     _, columns = learnt_classes(table, recipe)
     framed = None
     if recipe.decoder is not None:
@@ -187,7 +185,7 @@ def _samples(run: Run, table: Table, pixels: Pixels, recipe: Recipe, rows: Rows)
         pixels=pixels,
         ids=table.ids,
         targets=table.targets[:, columns].astype(np.float32),
-        weights=weights,
+        weights=_weigh_rows(table, rows),
         steps=recipe.augment if framed else training_steps(recipe.augment, pixels.spec),
         seed=recipe.seed,
         masks=table.masks,
@@ -195,22 +193,38 @@ def _samples(run: Run, table: Table, pixels: Pixels, recipe: Recipe, rows: Rows)
     )
 
 
+def _weigh_rows(table: Table, rows: Rows) -> Float32 | None:
+    """Return the weights of all rows; None if those trained on weigh alike."""
+    if table.weights is None or not np.ptp(table.weights[rows]):
+        return None
+    # Mean 1 over the rows trained on, so that their unit does not act as a rate.
+    return np.asarray(table.weights / table.weights[rows].mean(), np.float32)
+
+
 def _training_rows(table: Table, recipe: Recipe, fold: int) -> tuple[Rows, Rows, Rows]:
     """Rows to train on, rows to watch, and the part of the first that judges l2."""
-    folds = _folds(table)
-    held = np.zeros(len(table), np.bool_) if fold == REFIT else folds == fold
-    rows = np.flatnonzero(~held & (folds != HOLDOUT))
-    if recipe.decoder is not None and recipe.masks.rows == "nonempty":
-        rows = rows[(table.targets[rows][:, learnt_classes(table, recipe)[1]] > 0).any(axis=1)]
+    rows = _rows_without(table, recipe, fold)
     watched = np.zeros(0, np.intp)
     if recipe.watched_metrics and recipe.control_on == "heldout" and fold != REFIT:
-        watched = np.flatnonzero(held)
+        watched = _rows_of(table, fold)
     elif recipe.watched_metrics:
         rows, watched = _split_inner(table, rows, recipe.control_share, recipe.seed)
     inner = np.zeros(0, np.intp)
     if any(isinstance(stage, HeadStage) and stage.l2 == "auto" for stage in recipe.stages):
         _, inner = _split_inner(table, rows, INNER_SHARE, recipe.seed + 1)
     return rows, watched, inner
+
+
+def _rows_without(table: Table, recipe: Recipe, fold: int) -> Rows:
+    """Rows that a member may learn from where a fold is held out."""
+    folds = _folds(table)
+    held = np.zeros(len(table), np.bool_) if fold == REFIT else folds == fold
+    # Rows of weight 0 teach nothing, nor do they judge a penalty or an epoch inside a fold.
+    idle = np.zeros(len(table), np.bool_) if table.weights is None else table.weights == 0
+    rows = np.flatnonzero(~held & ~idle & (folds != HOLDOUT))
+    if recipe.decoder is not None and recipe.masks.rows == "nonempty":
+        rows = rows[(table.targets[rows][:, learnt_classes(table, recipe)[1]] > 0).any(axis=1)]
+    return rows
 
 
 def check_rows(table: Table, folds: Sequence[int], recipe: Recipe, name: str) -> None:
@@ -225,7 +239,12 @@ def check_rows(table: Table, folds: Sequence[int], recipe: Recipe, name: str) ->
     Raises:
         RecipeError: a fold leaves no training row; all such folds are named.
     """
-    bare = [str(fold) for fold in folds if not len(_training_rows(table, recipe, fold)[0])]
+    bare = [str(fold) for fold in folds if not len(_rows_without(table, recipe, fold))]
+    if bare and recipe.decoder is None:
+        raise RecipeError(
+            f"{name}: without fold {', '.join(bare)} no row is left to train on: all others have "
+            "weight 0 or are kept apart. Give some a weight above 0, or make other folds."
+        )
     if bare:
         classes, _ = learnt_classes(table, recipe)
         raise RecipeError(

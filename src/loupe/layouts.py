@@ -3,7 +3,7 @@
 Owns `read_table`, which recognises the layout and says in `Table.notes` what it
 recognised. It must not decode images, split, or change a label. The parts:
 `cells` (text), `columns` (which column is what), `labels` (text to targets),
-`extras` (fold, group, weight), `locating` (names to files), `runlengths`,
+`extras` (fold, group, weight and more), `locating` (names to files), `runlengths`,
 `maskfolders` and `sources` (folders, COCO); `rewrites` is the way back.
 
 Shapes: N rows, C classes.
@@ -33,6 +33,7 @@ from loupe.extras import (
     note_extras,
     read_folds,
     read_groups,
+    read_label_origins,
     read_quarantine,
     read_teachers,
     read_weights,
@@ -264,6 +265,7 @@ def _read_rows(
         weights=read_weights(cells, first),
         folds=read_folds(cells, first),
         teachers=read_teachers(cells, first),
+        label_origins=read_label_origins(cells, first),
         notes=(*labels.notes, *located.notes),
     )
 
@@ -292,6 +294,7 @@ def _read_images(cells: Cells, layout: Layout, keys: list[str], folder: Path | N
         weights=read_weights(cells, rows),
         folds=read_folds(cells, rows),
         teachers=read_teachers(cells, rows),
+        label_origins=read_label_origins(cells, rows),
         notes=(*([once] if len(rows) < len(keys) else []), *located.notes),
     )
 

@@ -23,6 +23,7 @@ from loupe.extras import (
     note_extras,
     read_folds,
     read_groups,
+    read_label_origins,
     read_teachers,
     read_weights,
 )
@@ -117,6 +118,7 @@ def read_masked(
         weights=None if cells is None else read_weights(cells, rows),
         folds=None if cells is None else read_folds(cells, rows),
         teachers=None if cells is None else read_teachers(cells, rows),
+        label_origins=None if cells is None else read_label_origins(cells, rows),
         masks=fitted,
         notes=(*notes, *located.notes),
     )

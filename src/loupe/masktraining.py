@@ -9,6 +9,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
+import numpy as np
+
 from loupe.errors import RecipeError, TableError, shorten, suggest
 from loupe.maskchoices import MaskLoss
 from loupe.maskevaluation import list_mask_metrics
@@ -74,7 +76,8 @@ def check_mask_members(members: Mapping[str, Recipe], table: Table) -> bool:
     Raises:
         RecipeError: members are of both kinds, or do not agree on how masks are scored;
             classes are unknown, or learnt by nobody; a watched metric is unknown.
-        TableError: the table has no masks, or weights of rows, which mask losses do not use.
+        TableError: the table has no masks, or weights of rows other than 0 and one value,
+            which mask losses do not use.
     """
     drawing = [name for name, recipe in members.items() if recipe.decoder is not None]
     if not drawing:
@@ -110,10 +113,10 @@ def _check_table(table: Table) -> None:
             "brings none. Give a table of run-length text (EncodedPixels, rle_mask), a folder of "
             "masks (--masks), or a COCO file."
         )
-    if table.weights is not None:
+    if table.weights is not None and len(np.unique(table.weights[table.weights > 0])) > 1:
         raise TableError(
-            "the table weighs its rows, and losses of masks do not use such weights; leave the "
-            "column out (it is kept for classifiers)."
+            "the table weighs its rows, and losses of masks do not use such weights (only 0: not "
+            "trained on); leave the column out (it is kept for classifiers)."
         )
 
 

@@ -7,15 +7,18 @@ which rows are bad.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from loupe.cells import Cells, add_columns, read_cells, write_cells
 from loupe.columns import LISTED, LISTED_ALL, RLE_LAYOUTS, read_ids, split_joined
 from loupe.errors import AlignmentError, TableError, shorten
 from loupe.extras import quarantine_path
+from loupe.labelcells import spell_number
 from loupe.table import Quarantined, Table
 
 if TYPE_CHECKING:
@@ -31,6 +34,8 @@ def append_columns(
     source: str | Path | pd.DataFrame,
     out: Path,
     added: Mapping[str, Sequence[object]],
+    *,
+    edit: Callable[[Cells, Sequence[str]], Cells] | None = None,
 ) -> None:
     """Write a table's source again with columns added, such as fold and group.
 
@@ -48,6 +53,8 @@ def append_columns(
         source: The file, folder or data frame.
         out: The CSV to write; its quarantine file is written beside it.
         added: Column name to a value for each row of `table`.
+        edit: Changes cells of a file before columns are added, given the id of each row;
+            None changes none. Sources that are no file are written as `table` has them.
 
     Raises:
         AlignmentError: a column has another length, or rows of the source are
@@ -58,6 +65,8 @@ def append_columns(
     if wrong:
         raise AlignmentError(f"the table has {len(table)} rows, but column {', '.join(wrong)}.")
     cells, keys = _reread(table, source)
+    if edit is not None and table.layout.columns:
+        cells = edit(cells, keys)
     at = {key: row for row, key in enumerate(table.ids)}
     unknown = [repr(key) for key in dict.fromkeys(keys) if key not in at]
     if unknown:
@@ -160,7 +169,7 @@ def _spell_table(table: Table) -> Cells:
         rows = [[key] for key in table.ids]
     elif table.masks is not None:
         header, rows = MASK_HEADER, _spell_masks(table, names)
-    elif table.exclusive:
+    elif table.exclusive and _is_plain(table):
         best = table.targets.argmax(axis=1)
         header = ("image", "label")
         rows = [[key, names[at]] for key, at in zip(table.ids, best, strict=True)]
@@ -168,10 +177,18 @@ def _spell_table(table: Table) -> Cells:
         header = ("image", *names)
         sheet = table.targets.tolist()
         rows = [
-            [key, *(f"{v:g}" for v in values)] for key, values in zip(table.ids, sheet, strict=True)
+            [key, *(spell_number(v) for v in values)]
+            for key, values in zip(table.ids, sheet, strict=True)
         ]
     lines = list(range(1, len(rows) + 1))
     return Cells(where="the table", folder=Path(), header=header, rows=rows, lines=lines)
+
+
+def _is_plain(table: Table) -> bool:
+    """True if one label a row says all: no shares, and no class that nobody would know of."""
+    whole = bool(np.isin(table.targets, (0, 1)).all())
+    named = bool(table.layout.numbers)
+    return whole and (named or bool(table.targets.any(axis=0).all()))
 
 
 def _spell_masks(table: Table, names: Sequence[str]) -> list[list[str]]:

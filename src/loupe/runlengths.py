@@ -19,6 +19,7 @@ from loupe.errors import MaskError, TableError, shorten
 from loupe.extras import (
     read_folds,
     read_groups,
+    read_label_origins,
     read_teachers,
     read_weights,
     refuse_contradictions,
@@ -99,6 +100,7 @@ def read_run_lengths(
         weights=read_weights(cells, rows),
         folds=read_folds(cells, rows),
         teachers=read_teachers(cells, rows),
+        label_origins=read_label_origins(cells, rows),
         masks=_arrange_masks(slots, [pixels[at] for at in there], ids, len(labels.classes)),
         notes=(*_note_rle(cells, len(first), clean, others, folder), *labels.notes, *located.notes),
     )

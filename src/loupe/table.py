@@ -85,10 +85,13 @@ class Table:
             if they stand alone (sigmoid, thresholds). Binary is C = 1.
         layout: How the table was written.
         groups: (N,) rows with equal text must not be parted by a split.
-        weights: (N,) float32 > 0, the weight of a row in the loss.
+        weights: (N,) float32 >= 0, the weight of a row in the loss; a row of weight 0 is never
+            trained on, but held out, predicted and scored.
         folds: (N,) int16; k = held out together, `ALWAYS_TRAINED`, `HOLDOUT`.
         teachers: (N,) the run whose networks made the label of a row, as a folder or
             `<folder>#fold-<k>`; "" where people did. None: people labelled all rows.
+        label_origins: (N,) what was done to the label of a row, as `loupe.origins` spells it; ""
+            where no rule and nobody touched it. None: the table says nothing.
         masks: (N, C) run-length text, see `loupe.masks`, of the image as it is shown
             (after its EXIF turn); "" for no mask. None where the table brings none, or mask
             images or COCO annotations do not fit the images: the notes say why.
@@ -110,6 +113,7 @@ class Table:
     weights: Float32 | None = None
     folds: Int16 | None = None
     teachers: tuple[str, ...] | None = None
+    label_origins: tuple[str, ...] | None = None
     masks: tuple[tuple[str, ...], ...] | None = None
     quarantined: tuple[Quarantined, ...] = ()
     origin: str = "given"
@@ -144,6 +148,9 @@ class Table:
             weights=None if self.weights is None else self.weights[index],
             folds=None if self.folds is None else self.folds[index],
             teachers=None if self.teachers is None else tuple(self.teachers[i] for i in index),
+            label_origins=(
+                None if self.label_origins is None else tuple(self.label_origins[i] for i in index)
+            ),
             masks=None if self.masks is None else tuple(self.masks[i] for i in index),
         )
 
@@ -163,6 +170,9 @@ class Table:
         if self.teachers is not None:
             names = [PurePath(teacher).name for teacher in self.teachers]
             hasher.update(json.dumps(["teachers", names], ensure_ascii=False).encode())
+        if self.label_origins is not None:
+            told = ["label origins", self.label_origins]
+            hasher.update(json.dumps(told, ensure_ascii=False).encode())
         # Row by row: all masks together can be hundreds of megabytes.
         for texts in self.masks or ():
             hasher.update(json.dumps(texts).encode())
@@ -192,6 +202,7 @@ def write_snapshot(table: Table, path: Path) -> None:
         "weight": table.weights,
         "fold": table.folds,
         "teacher": table.teachers,
+        "label_origin": table.label_origins,
     }
     columns |= {name: values for name, values in extras.items() if values is not None}
     for number, name in enumerate(table.classes):
@@ -247,6 +258,9 @@ def read_snapshot(path: Path) -> Table:
         weights=sheet["weight"].to_numpy().astype(np.float32) if "weight" in names else None,
         folds=sheet["fold"].to_numpy().astype(np.int16) if "fold" in names else None,
         teachers=tuple(sheet["teacher"].to_pylist()) if "teacher" in names else None,
+        label_origins=(
+            tuple(sheet["label_origin"].to_pylist()) if "label_origin" in names else None
+        ),
         masks=tuple(zip(*masks, strict=True)) if masks else None,
         quarantined=tuple(Quarantined(id=i, reason=r) for i, r in meta["quarantined"]),
         origin=meta["origin"],
@@ -263,6 +277,7 @@ def _check_lengths(table: Table) -> None:
         "weights": None if table.weights is None else len(table.weights),
         "folds": None if table.folds is None else len(table.folds),
         "teachers": None if table.teachers is None else len(table.teachers),
+        "label origins": None if table.label_origins is None else len(table.label_origins),
         "masks": None if table.masks is None else len(table.masks),
     }
     wrong = [f"{name} has {size}" for name, size in found.items() if size not in (None, n)]

@@ -32,6 +32,7 @@ from loupe.losses import build_loss, weigh_classes
 from loupe.maskjobs import count_masks
 from loupe.maskscoring import finish_masks, finish_masks_refit
 from loupe.masktraining import check_mask_members, spread_members
+from loupe.origins import parse_origin
 from loupe.preparation import (
     check_networks,
     choose_engines,
@@ -61,6 +62,9 @@ from loupe.table import Table
 from loupe.teachers import TEACHER_STAMP, check_teachers
 from loupe.watching import check_metric
 from loupe.weights import weights_folder
+
+_CHANGED = ("relabelled", "softened")
+"""Actions after which a label is not as given."""
 
 
 def train(
@@ -149,8 +153,8 @@ def train(
         table = join_rows(table, source)
     else:
         table = _with_folds(table, folds, group, allow_leak, reporter)
-    stamps = (*_stamps(table), *_stamp_control(members))
-    stamps += () if source is None else stamp_refit(source, overrides)
+    again = () if source is None else stamp_refit(source, overrides)
+    stamps = tuple(dict.fromkeys((*_stamps(table, reporter), *_stamp_control(members), *again)))
     where = Path(out) if out else _default_out(name, table, members, source)
     refit_of = None if source is None else source.folder
     if not (where / "manifest.json").is_file():
@@ -234,8 +238,24 @@ def _check_teachers(table: Table, allow_leak: bool, reporter: Reporter) -> Table
     return table
 
 
-def _stamps(table: Table) -> tuple[str, ...]:
-    return tuple(note for note in table.notes if note.startswith("LEAK"))
+def _stamps(table: Table, reporter: Reporter) -> tuple[str, ...]:
+    """Return what the table says of its scores, and tell which rows only they are for."""
+    idle = 0 if table.weights is None else int((table.weights == 0).sum())
+    if idle:
+        reporter.note(
+            f"{idle} row(s) have weight 0: not trained on, but held out, predicted and scored"
+        )
+    leaks = tuple(note for note in table.notes if note.startswith("LEAK"))
+    origins = [parse_origin(text) for text in table.label_origins or ()]
+    # A row may be dropped after its label was changed in a table before.
+    changed = sum(o is not None and (o.action in _CHANGED or o.given != "") for o in origins)
+    if not changed:
+        return leaks
+    said = (
+        f"RELABELLED: {changed} label(s) are not as given; these scores are against the new ones "
+        "(loupe compare BEFORE AFTER scores both against the given)"
+    )
+    return (*leaks, said)
 
 
 def _stamp_control(members: Mapping[str, Recipe]) -> tuple[str, ...]:

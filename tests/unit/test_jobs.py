@@ -13,6 +13,7 @@ from loupe import jobs
 from loupe.errors import RecipeError, RunError, TableError, WeightsError
 from loupe.features import head_only, list_views
 from loupe.predictions import average_sheets
+from loupe.progress import Silent
 from loupe.recipe import Recipe, read_recipe
 from loupe.runs import open_run
 from loupe.scoring import read_scores
@@ -270,3 +271,93 @@ def test_an_engine_given_in_full_needs_no_probe(binary, weights, tmp_path):
     engine = {"precision": "fp32", "channels_last": False, "threads": [1, 1]}
     recipe = QUICK.model_copy(update={"engine": QUICK.engine.model_validate(engine)})
     assert again(tmp_path / "r", binary, {"q": recipe}, weights).finished
+
+
+def spare(table, rows, *, weight=1.0):
+    """Give some rows the weight 0, and all others one weight."""
+    weights = np.full(len(table), weight, np.float32)
+    weights[rows] = 0
+    return replace(table, weights=weights)
+
+
+# Odd weights show that nothing is rounded where the others weigh alike.
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_rows_of_weight_0_teach_nothing_but_are_held_out(
+    exclusive, members, tmp_path, weights, weight
+):
+    rows = [2, 3, 9]
+    idle = spare(replace(exclusive, groups=None), rows, weight=weight)
+    apart = exclusive.folds.copy()
+    apart[rows] = HOLDOUT
+    gone = replace(exclusive, groups=None, folds=apart)
+    loose = {"group": "none", "allow_leak": True}
+    mine = again(tmp_path / "a", idle, members, weights, **loose)
+    theirs = again(tmp_path / "b", gone, members, weights, **loose)
+    for name, fold in itertools.product(members, (0, 1)):
+        first, second = (run.member(name).fold(fold).weights for run in (mine, theirs))
+        assert first.read_bytes() == second.read_bytes()
+    for name, sheet in mine.oof().items():
+        assert sheet.ids == exclusive.ids
+        assert sheet.readable.all()
+        known = [row for row in range(len(exclusive)) if row not in rows]
+        np.testing.assert_array_equal(sheet.probs[known], theirs.oof()[name].probs)
+    accuracy = next(s.value for s in read_scores(mine) if s.metric == "accuracy")
+    average = average_sheets(list(mine.oof().values())).probs.argmax(1)
+    assert accuracy == pytest.approx((average == exclusive.targets.argmax(1)).mean())
+
+
+def test_rows_of_weight_0_are_neither_watched_nor_judge_a_penalty(binary):
+    recipe = Recipe.model_validate(TWO_STAGES)
+    idle = np.flatnonzero(binary.folds == 1)[:2]
+    used = {
+        int(row) for part in jobs._training_rows(spare(binary, idle), recipe, 0) for row in part
+    }
+    assert used == {*np.flatnonzero(binary.folds == 1).tolist()} - {*idle.tolist()}
+    refit = jobs._training_rows(spare(binary, idle), recipe, jobs.REFIT)
+    assert not set(refit[0].tolist()) & set(idle.tolist())
+
+
+def test_other_weights_have_a_mean_of_1_over_the_rows_trained_on(binary):
+    weights = np.arange(16, dtype=np.float32)
+    table = replace(binary, weights=weights)
+    rows = np.flatnonzero(weights > 3)
+    found = jobs._weigh_rows(table, rows)
+    assert found[rows].mean() == pytest.approx(1)
+    np.testing.assert_allclose(found, weights / weights[rows].mean())
+    assert jobs._weigh_rows(spare(binary, [0, 1], weight=0.3), rows) is None
+
+
+def test_a_fold_without_rows_to_train_on_is_refused(binary, weights, tmp_path):
+    table = spare(binary, binary.folds == 1)
+    with pytest.raises(RecipeError, match="without fold 0 no row is left to train on"):
+        again(tmp_path / "r", table, {"q": QUICK}, weights)
+    assert not (tmp_path / "r").exists()
+
+
+class Heard(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def test_changed_labels_stamp_the_scores_and_dropped_ones_do_not(binary, weights, tmp_path):
+    origins = ("dropped by rule", "kept by review", *[""] * 14)
+    heard = Heard()
+    run = again(
+        tmp_path / "a", replace(spare(binary, [0]), label_origins=origins), {"q": QUICK}, weights,
+        reporter=heard,
+    )  # fmt: skip
+    assert run.manifest()["stamps"] == []
+    told = "1 row(s) have weight 0: not trained on, but held out, predicted and scored"
+    assert told in heard.notes
+    origins = ("relabelled by rule, was yes", "dropped by rule, was no", *[""] * 14)
+    changed = replace(binary, label_origins=origins)
+    run = again(tmp_path / "b", changed, {"q": QUICK}, weights)
+    (stamp,) = json.loads(run.scores_file.read_text())["stamps"]
+    assert stamp.startswith("RELABELLED: 2 label(s) are not as given")
+    refit = again(tmp_path / "c", changed, {}, weights, refit=run.folder)
+    assert [s.partition(":")[0] for s in refit.manifest()["stamps"]] == ["RELABELLED", "REFIT"]

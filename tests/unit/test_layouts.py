@@ -284,7 +284,7 @@ class TestExtras:
         assert table.layout.label_column == ("label",)
 
     @pytest.mark.parametrize(
-        ("column", "cell"), [("fold", "-3"), ("fold", "1.5"), ("group", ""), ("weight", "0")]
+        ("column", "cell"), [("fold", "-3"), ("fold", "1.5"), ("group", ""), ("weight", "-1")]
     )
     def test_lists_bad_cells(self, tmp_path, column, cell):
         path = put(tmp_path, f"image,label,{column}\na.jpg,x,1\nb.jpg,y,{cell}\n")

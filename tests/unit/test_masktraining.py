@@ -17,7 +17,7 @@ from loupe.countfiles import read_counts
 from loupe.data import Framed, Samples, load_batches, stack_masks
 from loupe.errors import MaskError, RecipeError, TableError
 from loupe.images import InputSpec
-from loupe.jobs import learnt_classes
+from loupe.jobs import _training_rows, _weigh_rows, learnt_classes
 from loupe.maskevaluation import evaluate_masks, list_mask_metrics
 from loupe.masks import decode_rle, encode_rle
 from loupe.masktraining import check_mask_members, spread_members
@@ -81,10 +81,16 @@ def test_recipes_that_do_not_fit_are_refused(masked, members, said):
 def test_tables_that_do_not_fit_are_refused(masked):
     with pytest.raises(TableError, match="brings none"):
         check_mask_members({"a": recipe()}, replace(masked, masks=None))
-    weighed = replace(masked, weights=np.ones(len(masked), np.float32))
+    weighed = replace(masked, weights=np.linspace(0, 1, len(masked), dtype=np.float32))
     with pytest.raises(TableError, match="weighs its rows"):
         check_mask_members({"a": recipe()}, weighed)
     assert check_mask_members({"a": recipe()}, masked)
+    halves = replace(masked, weights=np.repeat(np.float32([0, 0.5]), len(masked) // 2))
+    assert check_mask_members({"a": recipe()}, halves)
+    # Nobody learns from rows of weight 0, and the others weigh alike, as masks must.
+    rows, _, _ = _training_rows(halves, recipe(), 1)
+    assert rows.tolist() == [8, 9, 10, 11]
+    assert _weigh_rows(halves, rows) is None
     assert not check_mask_members({"a": recipe(decoder=None)}, masked)
 
 
