@@ -149,6 +149,26 @@ def find_groups(
     return group_copies(table.ids, pairs, also=table.groups)
 
 
+def find_copies_of(
+    table: Table, *, jobs: int | None = None, progress: Progress | None = None
+) -> tuple[str, ...]:
+    """Group the rows that show one image, whatever the table's own groups say.
+
+    Args:
+        table: Its images are decoded, each once; a file that cannot be read is alone.
+        jobs: Threads that decode; all cores if not given.
+        progress: Called with (rows done, rows in all) after each row.
+
+    Returns:
+        (N,) names; a group has the id of its first row.
+
+    Raises:
+        InputError: jobs is below 1.
+    """
+    facts, descriptors = _inspect_all(table.images, jobs, progress)
+    return group_copies(table.ids, find_copies(descriptors, [fact.pixels for fact in facts]))
+
+
 def write_check(report: CheckReport, path: Path) -> None:
     """Write the findings as CSV with the columns of `COLUMNS`, whole or not at all.
 
