@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -53,6 +54,50 @@ class McNemar:
     p_value_rows: float
 
 
+Kind = Literal["given", "corrected", "untouched", "reviewed"]
+"""Which rows of a proof, against which labels: see `proving`."""
+Answer = Literal["helped", "hurt", "mixed", "unclear", "none"]
+"""Of a proof: "unclear" where only some sections moved, "none" where none did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """Before and after cleaning on some of the rows.
+
+    Attributes:
+        kind: Which rows, against which labels.
+        rows: How many they are.
+        groups: How many groups these form.
+        before: Score of the run before cleaning.
+        after: Score of the run after it.
+        difference: After minus before.
+    """
+
+    kind: Kind
+    rows: int
+    groups: int
+    before: float
+    after: float
+    difference: Difference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """Whether cleaning the labels helped.
+
+    Attributes:
+        sections: Each after minus before, by one score.
+        answer: The verdict in a word.
+        verdict: In words, from all sections.
+        remarks: What the verdict cannot rule out.
+    """
+
+    sections: tuple[Section, ...]
+    answer: Answer
+    verdict: str
+    remarks: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """How A and B compare on the rows that they share.
@@ -70,6 +115,8 @@ class Comparison:
         by_class: Of masks: each class with A minus B by the score that decides.
         stamps: What must be said beside every score.
         notes: Which rows are not shared, for the screen.
+        proof: Where B is a run after cleaning and A the one before; the verdict is then that
+            of the proof.
     """
 
     names: tuple[str, str]
@@ -83,6 +130,7 @@ class Comparison:
     by_class: tuple[tuple[str, Difference], ...] = ()
     stamps: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    proof: Proof | None = None
 
 
 def compare_sheets(

@@ -25,18 +25,20 @@ from loupe.deciding import (
     write_decision,
 )
 from loupe.errors import AlignmentError, InputError, shorten
-from loupe.evidence import Evidence, digest_evidence, held_out_probs
+from loupe.evidence import Evidence, Rows, digest_evidence, held_out_probs
 from loupe.goals import ARGMAX, AUTO, Request
 from loupe.heldout import gather_evidence, open_source
 from loupe.maskcomparing import compare_masks, find_drawing
-from loupe.matching import note_unshared, share_ids
+from loupe.matching import note_unshared, refuse_other_folds, refuse_other_targets, share_rows
 from loupe.predictions import average_sheets
-from loupe.rules import Decided, Rule, apply_rule, load_rule_file, plain_rule, read_part_rules
+from loupe.proving import add_proof, name_cause, prove_evidence, read_origins, split_parts
+from loupe.rules import Rule, apply_rule, load_rule_file, plain_rule, read_part_rules
 from loupe.runs import Run, create_blend, open_run
 from loupe.scoring import finish_blend
 from loupe.sheetfiles import align_sheet, read_sheet_file, write_sheet_file
 from loupe.table import Table
 from loupe.thresholds import read_goal
+from loupe.weighting import Bool, Floats
 
 PathLike = str | Path
 
@@ -184,8 +186,12 @@ def compare(
     that was fitted on these very rows; else both plainly. The notes say which. Two runs
     that draw masks are compared by these, see `maskcomparing.compare_masks`.
 
+    Where `b` was trained on a cleaned table (`relabel`) and `a` on the table before, the
+    comparison is a proof that cleaning helped or did not, see `proving`: its sections are
+    after minus before. A table turns this off: its labels then count for both.
+
     Args:
-        a: A run, a blend or a predictions file.
+        a: A run, a blend or a predictions file; the one before cleaning first.
         b: Another.
         table: The targets; needed if both are files, else those of a run serve both.
         metric: The overall score that decides; "" for accuracy, average precision where
@@ -197,7 +203,8 @@ def compare(
         seed: Of the bootstrap.
 
     Raises:
-        AlignmentError: no row is shared, or targets or classes of shared rows differ.
+        AlignmentError: no row is shared, or targets or classes of shared rows differ; or
+            the folds, in a proof.
         LeakageError: rows were not held out.
         RunError: one draws masks and the other does not.
     """
@@ -226,14 +233,16 @@ def compare(
         )
         for place, run in zip(places, runs, strict=True)
     )
-    mine, theirs = _share_rows(first, second, places)
-    answers, ways = _decide_both((first, second), places)
+    pair = (first, second)
+    rows = mine, _ = share_rows(*pair, places)
+    tables = [run.table() if run and table is None else None for run in runs]
+    origins = read_origins(tables, [first.ids[row] for row in mine])
+    (refuse_other_targets if origins is None else refuse_other_folds)(*pair, rows, places)
+    probs, decided, ways = _decide_both(pair, rows, places)
     comparison = compare_sheets(
         first.targets[mine],
-        answers[0].probs[mine],
-        answers[1].probs[theirs],
-        answers[0].decisions[mine],
-        answers[1].decisions[theirs],
+        *probs,
+        *decided,
         first.groups[mine],
         exclusive=first.exclusive,
         classes=first.classes,
@@ -242,13 +251,23 @@ def compare(
         resamples=resamples,
         seed=seed,
     )
-    return replace(
+    comparison = replace(
         comparison,
         stamps=tuple(dict.fromkeys((*first.stamps, *second.stamps))),
         notes=tuple(dict.fromkeys((*first.notes, *second.notes)))
         + note_unshared(places, (len(first), len(second)), len(mine))
         + ways,
     )
+    if origins is None:
+        return comparison
+    proof = prove_evidence(
+        pair, rows, probs, decided, split_parts(origins),
+        metric=metric,
+        cause=name_cause([run.manifest() for run in runs if run is not None]),
+        resamples=resamples,
+        seed=seed,
+    )  # fmt: skip
+    return add_proof(comparison, proof)
 
 
 def mix_files(sources: Sequence[PathLike], out: PathLike, weights: Sequence[float] | None) -> None:
@@ -311,8 +330,8 @@ def _folder(source: PathLike | Run) -> Path:
 
 
 def _decide_both(
-    pair: tuple[Evidence, Evidence], places: tuple[Path, Path]
-) -> tuple[list[Decided], tuple[str, ...]]:
+    pair: tuple[Evidence, Evidence], rows: tuple[Rows, Rows], places: tuple[Path, Path]
+) -> tuple[tuple[Floats, Floats], tuple[Bool, Bool], tuple[str, ...]]:
     """Decide both sides by their own rules, cross-fitted, or both plainly; and say how.
 
     Rules for different ends (a recall here, few false alarms there; rejected rows) would
@@ -324,18 +343,16 @@ def _decide_both(
         ends = shorten(sorted(set(goals[0])), 4)
         told = f"both are decided by their own rules, cross-fitted: {ends}"
         both = zip(pair, found, strict=True)
-        return [apply_part_rules(evidence, rules) for evidence, (rules, _) in both], (told,)
-    plain = "argmax" if pair[0].exclusive else "p >= 0.5"
-    reasons = [reason for _, reason in found if reason] or ["their rules have other goals"]
-    decided = [
-        apply_rule(
-            plain_rule(evidence.classes, exclusive=evidence.exclusive),
-            held_out_probs(evidence),
-            classes=evidence.classes,
-        )
-        for evidence in pair
-    ]
-    return decided, (f"both are decided plainly ({plain}): {'; '.join(reasons)}",)
+        a, b = (apply_part_rules(evidence, rules) for evidence, (rules, _) in both)
+    else:
+        plain = "argmax" if pair[0].exclusive else "p >= 0.5"
+        reasons = [reason for _, reason in found if reason] or ["their rules have other goals"]
+        told = f"both are decided plainly ({plain}): {'; '.join(reasons)}"
+        rule = plain_rule(pair[0].classes, exclusive=pair[0].exclusive)
+        a, b = (apply_rule(rule, held_out_probs(e), classes=e.classes) for e in pair)
+    mine, theirs = rows
+    probs = (a.probs[mine], b.probs[theirs])
+    return probs, (a.decisions[mine], b.decisions[theirs]), (told,)
 
 
 def _find_part_rules(evidence: Evidence, source: Path) -> tuple[list[Rule], str]:
@@ -365,26 +382,6 @@ def _refuse_itself(out: Path, sources: Sequence[Path]) -> None:
             places.add(inner)
     if out.resolve() in places:
         raise InputError(f"{out} is one of the things to blend; choose another --out.")
-
-
-def _share_rows(
-    first: Evidence, second: Evidence, places: tuple[Path, Path]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers of the shared rows in both, in the order of the first."""
-    if first.classes != second.classes or first.exclusive != second.exclusive:
-        raise AlignmentError(
-            f"{places[0]} has the classes {shorten(first.classes)}, {places[1]} has "
-            f"{shorten(second.classes)}; expected the same classes in the same order."
-        )
-    mine, theirs = share_ids((first.ids, second.ids), places)
-    odd = np.flatnonzero((first.targets[mine] != second.targets[theirs]).any(axis=1))
-    if len(odd):
-        told = shorten([repr(first.ids[mine[row]]) for row in odd])
-        raise AlignmentError(
-            f"{len(odd)} shared row(s) have other targets in {places[1]} than in {places[0]}: "
-            f"{told}. Give the labels that count with a table (--table)."
-        )
-    return mine, theirs
 
 
 def _write_blend(

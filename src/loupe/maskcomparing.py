@@ -9,26 +9,36 @@ Shapes: N rows that both held out, C classes that both count.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from loupe.comparing import Comparison, judge, spell_rows
+from loupe.comparing import Comparison, Section, judge, spell_rows
 from loupe.copies import CopyPair, group_copies
 from loupe.countfiles import CountSheet
-from loupe.dices import METRICS, Pairs, measure_dice
+from loupe.dices import METRICS, Pairs, list_sums, measure_dice, take_score, tally_rows
 from loupe.errors import AlignmentError, InputError, RunError, shorten
 from loupe.leaks import Copies, check_other_folds, find_copies
 from loupe.margins import compare_pairs
 from loupe.maskrules import MaskRule, read_mask_rule
 from loupe.maskscoring import cross_fitted_masks, read_mask_counts
-from loupe.matching import Rows, note_unshared, share_ids
+from loupe.matching import Rows, note_unshared, refuse_moved_rows, share_ids
+from loupe.proving import (
+    Parts,
+    add_proof,
+    choose_rows,
+    make_proof,
+    name_cause,
+    read_origins,
+    split_parts,
+)
 from loupe.runs import Run
 from loupe.table import Table
 
 MASK_METRICS = tuple(name for name in METRICS if name != "all_empty")
 """What masks are compared by, the first by default; empty masks score alike for both."""
+_COUNTED = "masks are counted with those of each run's own table, so these rows play no part"
 _TIE = 1e-9  # a smaller gap between two means is rounding
 
 
@@ -57,7 +67,8 @@ def compare_masks(
     """Compare two runs that draw masks on the rows that both held out.
 
     The mask of a row is cut as was chosen without its part, in either run. Rows and classes
-    are joined by name; those of one run alone play no part, and the notes say so.
+    are joined by name; those of one run alone play no part, and the notes say so. Where `b`
+    was trained on a cleaned table and `a` on the table before, the comparison is a proof.
 
     Args:
         a: Finished; its networks draw masks.
@@ -77,7 +88,7 @@ def compare_masks(
 
     Raises:
         RunError: a run has no counts or cuts.
-        AlignmentError: no row or class is shared, or given masks differ.
+        AlignmentError: no row or class is shared, given masks differ, or folds in a proof.
         LeakageError: groups of one run cross the folds of the other.
         InputError: the metric is not known.
     """
@@ -89,6 +100,8 @@ def compare_masks(
     places = (a.folder, b.folder)
     mine, theirs = share_ids((sides[0].sheet.ids, sides[1].sheet.ids), places)
     classes = _share_classes(sides)
+    shared = len(mine)
+    mine, theirs, parts = _find_parts(sides, mine, theirs)
     pairs = (_take(sides[0], mine, classes), _take(sides[1], theirs, classes))
     ids = [sides[0].sheet.ids[row] for row in mine]
     _refuse_other_truth(sides, pairs, ids, classes)
@@ -102,7 +115,7 @@ def compare_masks(
     count = len(ids) if copies.groups is None else len(set(copies.groups))
     told = (*_note_classes(sides, classes), _note_cuts(sides, names))
     sizes = (len(sides[0].sheet.ids), len(sides[1].sheet.ids))
-    return Comparison(
+    comparison = Comparison(
         names=names,
         rows=len(ids),
         groups=count,
@@ -113,8 +126,17 @@ def compare_masks(
         verdict=f"{judge(found[first][0], names=names)}, {spell_rows(len(ids), count)}",
         by_class=tuple(zip(classes, found[first][1:], strict=True)),
         stamps=_list_stamps(sides, copies),
-        notes=(*copies.notes, *note_unshared(places, sizes, len(ids)), *told),
+        notes=(*copies.notes, *note_unshared(places, sizes, shared), *told),
     )
+    if parts is None:
+        return comparison
+    sections = _prove(pairs, parts, copies.groups, first, resamples=resamples, seed=seed)
+    cause = name_cause([a.manifest(), b.manifest()])
+    proof = make_proof(sections, parts, missing=sizes[0] - len(ids), cause=cause)
+    if shared > len(ids):
+        redrawn = f"{shared - len(ids):,} row(s) have other masks after cleaning; {_COUNTED}"
+        proof = replace(proof, remarks=(redrawn, *proof.remarks))
+    return add_proof(comparison, proof)
 
 
 def find_drawing(
@@ -179,6 +201,61 @@ def _take(side: _Side, rows: Rows, classes: Sequence[str]) -> Pairs:
         predicted=side.pairs.predicted[at],
         intersection=side.pairs.intersection[at],
     )
+
+
+def _find_parts(
+    sides: Sequence[_Side], mine: Rows, theirs: Rows
+) -> tuple[Rows, Rows, Parts | None]:
+    """Return the shared rows that count, and who touched them if there is something to prove."""
+    ids = [sides[0].sheet.ids[row] for row in mine.tolist()]
+    origins = read_origins([side.table for side in sides], ids)
+    if origins is None:
+        return mine, theirs, None
+    folds = (sides[0].sheet.folds[mine], sides[1].sheet.folds[theirs])
+    refuse_moved_rows(ids, *folds, (sides[0].run.folder, sides[1].run.folder))
+    same = np.array([origin is None or origin.action != "relabelled" for origin in origins])
+    if not same.any():
+        raise AlignmentError(
+            f"all {len(ids):,} shared rows have other masks in {sides[1].run.folder}; {_COUNTED}."
+        )
+    kept = [origin for origin, alike in zip(origins, same, strict=True) if alike]
+    return mine[same], theirs[same], split_parts(kept)
+
+
+def _prove(
+    pairs: tuple[Pairs, Pairs],
+    parts: Parts,
+    groups: Sequence[str] | None,
+    metric: str,
+    **bootstrap: int,
+) -> list[Section]:
+    """Compare both runs, after minus before, on the rows of each section."""
+    sections = []
+    for kind, chosen in choose_rows(parts).items():
+        before, after = (
+            Pairs(
+                truth=each.truth[chosen],
+                predicted=each.predicted[chosen],
+                intersection=each.intersection[chosen],
+            )
+            for each in pairs
+        )
+        rows = np.flatnonzero(chosen)
+        own = None if groups is None else [groups[row] for row in rows.tolist()]
+        scores = [
+            float(take_score(metric, tally_rows(list_sums(each), None))[0])
+            for each in (before, after)
+        ]
+        section = Section(
+            kind=kind,
+            rows=len(rows),
+            groups=len(rows) if own is None else len(set(own)),
+            before=scores[0],
+            after=scores[1],
+            difference=compare_pairs(after, before, own, metric=metric, **bootstrap)[0],
+        )
+        sections.append(section)
+    return sections
 
 
 def _refuse_other_truth(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from loupe.aligning import ABSENT, guess_difference, match_ids
 from loupe.errors import AlignmentError, shorten
+from loupe.evidence import Evidence
 from loupe.predictions import Predictions
 from loupe.runs import Run
 from loupe.table import HOLDOUT, Table
@@ -113,6 +114,101 @@ def share_ids(
             f"{shorten(ids[1], 3)}. Expected two predictions of the same images."
         )
     return mine, at[mine]
+
+
+def share_rows(first: Evidence, second: Evidence, places: tuple[Path, Path]) -> tuple[Rows, Rows]:
+    """Find the rows that the evidence of two sources has in common.
+
+    Args:
+        first: Of one source.
+        second: Of the other.
+        places: Where they are from, for messages.
+
+    Returns:
+        Numbers of the shared rows in each, in the order of the first.
+
+    Raises:
+        AlignmentError: no row is shared, or the classes differ.
+    """
+    if first.classes != second.classes or first.exclusive != second.exclusive:
+        raise AlignmentError(
+            f"{places[0]} has the classes {shorten(first.classes)}, {places[1]} has "
+            f"{shorten(second.classes)}; expected the same classes in the same order."
+        )
+    return share_ids((first.ids, second.ids), places)
+
+
+def refuse_other_targets(
+    first: Evidence, second: Evidence, rows: tuple[Rows, Rows], places: tuple[Path, Path]
+) -> None:
+    """Refuse shared rows with other targets here than there.
+
+    Args:
+        first: Of one source.
+        second: Of the other.
+        rows: From `share_rows`.
+        places: Where they are from, for messages.
+
+    Raises:
+        AlignmentError: targets of shared rows differ.
+    """
+    mine, theirs = rows
+    odd = np.flatnonzero((first.targets[mine] != second.targets[theirs]).any(axis=1))
+    if len(odd):
+        told = shorten([repr(first.ids[mine[row]]) for row in odd])
+        raise AlignmentError(
+            f"{len(odd)} shared row(s) have other targets in {places[1]} than in {places[0]}: "
+            f"{told}. Give the labels that count with a table (--table). Of a run on a cleaned "
+            "table and the run before, name the run before first."
+        )
+
+
+def refuse_other_folds(
+    first: Evidence, second: Evidence, rows: tuple[Rows, Rows], places: tuple[Path, Path]
+) -> None:
+    """Refuse shared rows that were held out with others there than here.
+
+    Args:
+        first: Of a run before cleaning.
+        second: Of the run after it.
+        rows: From `share_rows`.
+        places: Where they are from, for messages.
+
+    Raises:
+        AlignmentError: rows changed their fold.
+    """
+    names = [
+        np.asarray(each.part_names)[each.parts[mine]] if not each.dealt else np.full(len(mine), "")
+        for each, mine in zip((first, second), rows, strict=True)
+    ]
+    refuse_moved_rows([first.ids[row] for row in rows[0]], names[0], names[1], places)
+
+
+def refuse_moved_rows(
+    ids: Sequence[str],
+    before: NDArray[np.generic],
+    after: NDArray[np.generic],
+    places: tuple[Path, Path],
+) -> None:
+    """Refuse rows whose fold is another after cleaning than before.
+
+    Args:
+        ids: (N,) of rows that both runs held out.
+        before: (N,) fold of each, before cleaning.
+        after: (N,) the same, after it.
+        places: Where the runs are, for messages.
+
+    Raises:
+        AlignmentError: rows changed their fold.
+    """
+    odd = np.flatnonzero(before != after)
+    if len(odd):
+        told = shorten([f"{ids[row]!r} ({before[row]} and {after[row]})" for row in odd.tolist()])
+        raise AlignmentError(
+            f"{len(odd):,} shared row(s) are in another fold of {places[1]} than of {places[0]}: "
+            f"{told}. What a cleaned table changes is seen only with the same folds; train on the "
+            "table that 'loupe relabel' wrote, which keeps them."
+        )
 
 
 def note_unshared(

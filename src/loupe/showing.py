@@ -12,13 +12,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from loupe.comparing import Comparison
+from loupe.comparing import Comparison, Proof
 from loupe.conformal import Coverage
 from loupe.deciding import Decision
 from loupe.errors import shorten
 from loupe.gating import Gated
 from loupe.grading import Graded
 from loupe.intervals import Difference, Score
+from loupe.proving import WORDS
 from loupe.rules import Rule
 from loupe.terminal import show_scores, spell_number
 from loupe.wagers import Estimate, Threshold
@@ -76,14 +77,21 @@ def show_rule(console: Console, rule: Rule, warnings: Sequence[str] = ()) -> Non
 def show_comparison(console: Console, comparison: Comparison) -> None:
     """Print paired differences, exact tests of the decisions or masks by class, the verdict.
 
+    Of a proof its sections alone: the rest is A minus B, which is before minus after.
+
     Args:
         console: Where to.
-        comparison: From `comparing.compare_sheets`.
+        comparison: From `decisions.compare`.
     """
     _show_stamps(console, comparison.stamps)
     for note in comparison.notes:
         console.print(escape(f"· {note}"))
     a, b = comparison.names
+    if comparison.proof is not None:
+        rows = f"{comparison.rows:,} rows that both held out"
+        console.print(escape(f"{b}, after cleaning, against {a}, before, on {rows}"))
+        _show_proof(console, comparison.proof)
+        return
     console.print(escape(f"{a} against {b} on {comparison.rows:,} rows that both held out"))
     named = [(each.metric, each) for each in comparison.differences]
     console.print(_difference_grid("A minus B", "metric", named))
@@ -147,6 +155,20 @@ def _show_stamps(console: Console, stamps: Sequence[str]) -> None:
         console.print(escape(f"! {stamp}"), style="bold red")
 
 
+def _show_proof(console: Console, proof: Proof) -> None:
+    metric = proof.sections[0].difference.metric
+    columns = ("", "rows", "groups", "before", "after", "difference", "95 % interval", "p")
+    grid = _grid(f"after minus before by {metric}", columns)
+    for each in proof.sections:
+        scores = (_spell(metric, score, sign=False) for score in (each.before, each.after))
+        counts = (f"{each.rows:,}", f"{each.groups:,}")
+        grid.add_row(WORDS[each.kind], *counts, *scores, *_list_cells(each.difference))
+    console.print(grid)
+    console.print(escape(proof.verdict), style="bold")
+    for remark in proof.remarks:
+        console.print(escape(f"· {remark}"))
+
+
 def _grid(title: str, columns: Sequence[str]) -> Grid:
     grid = Grid(title=title, title_justify="left", box=None, pad_edge=False)
     for number, name in enumerate(columns):
@@ -157,10 +179,15 @@ def _grid(title: str, columns: Sequence[str]) -> Grid:
 def _difference_grid(title: str, what: str, named: Sequence[tuple[str, Difference]]) -> Grid:
     grid = _grid(title, (what, "difference", "95 % interval", "p"))
     for name, each in named:
-        low, high = (_spell(each.metric, end, sign=True) for end in (each.low, each.high))
-        span = "-" if math.isnan(each.low) else f"{low} to {high}"
-        grid.add_row(escape(name), _spell(each.metric, each.value, sign=True), span, _spell_p(each))
+        grid.add_row(escape(name), *_list_cells(each))
     return grid
+
+
+def _list_cells(each: Difference) -> tuple[str, str, str]:
+    """Return a difference, its interval and its p-value."""
+    low, high = (_spell(each.metric, end, sign=True) for end in (each.low, each.high))
+    span = "-" if math.isnan(each.low) else f"{low} to {high}"
+    return _spell(each.metric, each.value, sign=True), span, _spell_p(each)
 
 
 def _mcnemar_grid(comparison: Comparison) -> Grid:

@@ -46,6 +46,7 @@ def make_run(
     stamps=(),
     seed: int = 1,
     finish: bool = True,
+    origins=None,
     **masks,
 ) -> Run:
     """Make a finished run that hits a share of each given mask, about `skill`."""
@@ -61,6 +62,7 @@ def make_run(
         groups=None if groups is None else tuple(groups[row] for row in known),
         folds=np.array([folds[row] for row in known], np.int16),
         masks=(("",) * len(classes),) * len(known),
+        label_origins=None if origins is None else tuple(origins[row] for row in known),
     )
     recipe = read_recipe({"decoder": {}, "masks": {"cut": "fixed", **masks}})
     run = create_run(folder, table, {"unet": recipe}, stamps)
@@ -98,6 +100,12 @@ def read_pairs(run: Run, ids, classes) -> Pairs:
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("runs") / "good", skill=0.7)
+
+
+@pytest.fixture(scope="module")
+def weak(tmp_path_factory):
+    """The folds, rows and classes of the good run."""
+    return make_run(tmp_path_factory.mktemp("runs") / "weak", skill=0.4)
 
 
 @pytest.fixture(scope="module")
@@ -275,3 +283,38 @@ def test_the_command_shows_no_empty_grid(good, poor, monkeypatch, capsys):
     assert {"crack", "stain"} <= {line[0] for line in lines if line}
     assert "rows by the higher Dice: good " in told
     assert "good is better" in told.splitlines()[-1]
+
+
+def test_a_run_on_a_cleaned_table_is_proven(weak, tmp_path):
+    origins = ["dropped by rule" if row % 6 == 0 else "" for row in range(N)]
+    after = make_run(tmp_path / "after", skill=0.8, origins=origins, seed=4)
+    found = compare_masks(weak, after, **QUICK)
+    assert found.proof is not None
+    total, free = found.proof.sections
+    assert (total.kind, total.rows, free.kind, free.rows) == ("given", N, "untouched", N - 10)
+    ids = [f"{row:03}.png" for row in range(N) if row % 6]
+    one, other = (read_pairs(run, ids, CLASSES) for run in (weak, after))
+    assert free.before == pytest.approx(measure_dice(one).mean())
+    assert free.after == pytest.approx(measure_dice(other).mean())
+    assert free.difference.value == pytest.approx(free.after - free.before)
+    assert total.difference.value == pytest.approx(-found.differences[0].value)
+    assert found.proof.answer == "helped"
+    assert found.verdict == found.proof.verdict
+    assert "rules alone dropped or changed 10 row(s)" in found.proof.remarks[0]
+
+
+def test_redrawn_masks_play_no_part_in_a_proof(weak, tmp_path):
+    truth = make_truth()
+    truth[:5] = 0
+    origins = ["relabelled by review, was crack" if row < 5 else "" for row in range(N)]
+    after = make_run(tmp_path / "after", skill=0.8, truth=truth, origins=origins, seed=4)
+    found = compare_masks(weak, after, **QUICK)
+    assert found.rows == N - 5
+    assert found.proof is not None
+    assert found.proof.answer == "unclear"
+    assert found.proof.remarks[0].startswith("5 row(s) have other masks after cleaning")
+    assert found.verdict.endswith("no proof: rows are missing")
+    shifted = [(row + 1) % 3 for row in range(N)]
+    moved = make_run(tmp_path / "moved", skill=0.8, folds=shifted, origins=origins)
+    with pytest.raises(AlignmentError, match=r"60 shared row\(s\) are in another fold"):
+        compare_masks(weak, moved)
