@@ -10,6 +10,8 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from loupe.agreement import Agreement, merge_reviews
+    from loupe.auditing import Audit, audit
     from loupe.cascades import Cascade, read_cascade
     from loupe.cascading import Cascaded, cascade
     from loupe.checking import CheckReport, check
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from loupe.masksheets import Masks
     from loupe.predictions import Predictions
     from loupe.recipe import Recipe, read_recipe
+    from loupe.relabelling import Relabelled, relabel
+    from loupe.reviewing import Reviewed, review
     from loupe.rules import Rule, read_rule
     from loupe.runs import Run, open_run
     from loupe.segmenting import Segmented, segment
@@ -48,6 +52,8 @@ if TYPE_CHECKING:
     from loupe.variants import Variants, try_variants
 
 _HOMES = {
+    "agreement": ("Agreement", "merge_reviews"),
+    "auditing": ("Audit", "audit"),
     "cascades": ("Cascade", "read_cascade"),
     "cascading": ("Cascaded", "cascade"),
     "checking": ("CheckReport", "check"),
@@ -77,6 +83,8 @@ _HOMES = {
     "masksheets": ("Masks",),
     "predictions": ("Predictions",),
     "recipe": ("Recipe", "read_recipe"),
+    "relabelling": ("Relabelled", "relabel"),
+    "reviewing": ("Reviewed", "review"),
     "rules": ("Rule", "read_rule"),
     "runs": ("Run", "open_run"),
     "segmenting": ("Segmented", "segment"),
@@ -88,7 +96,9 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Agreement",
     "AlignmentError",
+    "Audit",
     "Cascade",
     "Cascaded",
     "CheckReport",
@@ -109,6 +119,8 @@ __all__ = [
     "Predictions",
     "Recipe",
     "RecipeError",
+    "Relabelled",
+    "Reviewed",
     "Rule",
     "Run",
     "RunError",
@@ -117,6 +129,7 @@ __all__ = [
     "TableError",
     "Variants",
     "WeightsError",
+    "audit",
     "blend",
     "cascade",
     "check",
@@ -124,12 +137,15 @@ __all__ = [
     "decide",
     "demo",
     "gate",
+    "merge_reviews",
     "open_run",
     "predict",
     "read_cascade",
     "read_recipe",
     "read_rule",
     "read_table",
+    "relabel",
+    "review",
     "score",
     "score_masks",
     "segment",

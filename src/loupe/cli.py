@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from loupe.auditcommands import AUDIT_COMMANDS
 from loupe.commands import COMMANDS, show_shares
 from loupe.errors import LoupeError
 from loupe.maskcommands import MASK_COMMANDS
@@ -232,7 +233,7 @@ def train(table: Path, recipes: tuple[Path, ...], cache_gb: float, **options: An
     _show_run(run)
 
 
-for _command in (*COMMANDS, *MASK_COMMANDS):
+for _command in (*COMMANDS, *MASK_COMMANDS, *AUDIT_COMMANDS):
     cli.add_command(_command)
 
 

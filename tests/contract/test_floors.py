@@ -26,7 +26,7 @@ FRONT = "__init__"
 MAP: dict[str, list[set[str]]] = {
     "shapes and small tools": [
         {"digits", "errors", "files", "progress"},
-        {"decoding", "executors", "maskruns", "table", "tta"},
+        {"decoding", "executors", "maskruns", "origins", "table", "tta"},
         {"masks", "tiling"},
         {"cocomasks", "maskfaults"},
     ],
@@ -38,7 +38,7 @@ MAP: dict[str, list[set[str]]] = {
         {"answers", "cells", "locating"},
         {"labels"},
         {"columns", "sources"},
-        {"extras", "submissions"},
+        {"extras", "labelcells", "submissions"},
         {"rewrites", "runlengths"},
         {"masksheets"},
         {"maskimages"},
@@ -54,8 +54,18 @@ MAP: dict[str, list[set[str]]] = {
     ],
     "numbers": [
         {"dealing", "predictions", "weighting"},
-        {"dices", "ends", "folds", "logistic", "metrics", "nearness", "ranking"},
-        {"maskcuts", "scorecard"},
+        {
+            "dices",
+            "ends",
+            "folds",
+            "logistic",
+            "metrics",
+            "nearness",
+            "noise",
+            "ranking",
+            "votes",
+        },
+        {"labelquality", "maskcuts", "scorecard"},
         {"components", "condensing", "trials"},
         {"intervals"},
         {"margins"},
@@ -70,7 +80,7 @@ MAP: dict[str, list[set[str]]] = {
             "reliability",
             "sheetcells",
         },
-        {"conformal", "monotone", "sheetchecks", "simplex", "thresholds"},
+        {"conformal", "monotone", "proving", "sheetchecks", "simplex", "thresholds"},
         {"blending", "calibrating", "gates", "maskrules", "resamples", "rules", "sheetroles"},
         {"doubts", "gatefits", "goals", "ruling", "sheetfiles", "wagers"},
         {"gatetrials", "worth"},
@@ -117,15 +127,24 @@ MAP: dict[str, list[set[str]]] = {
         {"gating", "variants"},
         {"cascading"},
     ],
+    "finding wrong labels": [
+        {"auditrules", "issues", "neighbours", "rowfeatures", "rowimages"},
+        {"maskissues", "reviews", "tableissues"},
+        {"agreement", "noiserates", "queues", "relabels"},
+        {"auditing", "desks", "relabelling"},
+        {"reviewpages"},
+        {"reviewserver"},
+        {"reviewing"},
+    ],
     "the surface": [
         {"tiles"},
         {"photographs"},
         {"samples", "scenes"},
         {"testing"},
         {"demonstration", "systems", "terminal"},
-        {"maskshowing", "options", "showing"},
+        {"auditshowing", "maskshowing", "options", "showing"},
         {FRONT},
-        {"maskcommands"},
+        {"auditcommands", "maskcommands"},
         {"commands"},
         {"cli"},
     ],
@@ -136,14 +155,15 @@ TOPICS = {"images", "reading tables", "random transforms", "numbers"}
 GROUND = "shapes and small tools"
 
 LIBRARIES: dict[str, set[str]] = {
-    "click": {"cli", "commands", "maskcommands", "options"},
+    "click": {"auditcommands", "cli", "commands", "maskcommands", "options"},
     "cv2": {
         "appearance", "colour", "components", "copies", "erasing", "geometric_steps", "geometry",
         "images", "mapping", "photographs", "samples", "scenes", "tiles",
     },
     "huggingface_hub": {"build"},
     "numpy": set(),  # anywhere
-    "PIL": {"decoding", "maskimages", "overlays", "pictures"},
+    "jinja2": {"reviewserver"},
+    "PIL": {"decoding", "maskimages", "overlays", "pictures", "rowimages"},
     "platformdirs": {"caching"},
     "pyarrow": {
         "cells", "heldout", "predictions", "sheetcells", "sheetchecks", "sheetfiles", "table",
@@ -152,9 +172,10 @@ LIBRARIES: dict[str, set[str]] = {
         "augment", "cascades", "choices", "colour_steps", "erasing", "geometric_steps",
         "maskchoices", "parts", "recipe", "settings", "steps",
     },
-    "rich": {"maskshowing", "showing", "terminal"},
+    "rich": {"auditshowing", "maskshowing", "showing", "terminal"},
     "segmentation_models_pytorch": {"segmenters"},
     "safetensors": {"inference", "jobs", "mapping", "preparation"},
+    "starlette": {"reviewserver"},
     "timm": {"build", "optimizers"},
     "torch": {
         "aims", "averaging", "build", "cascading", "control", "counting", "data", "ensembles",
@@ -163,11 +184,12 @@ LIBRARIES: dict[str, set[str]] = {
         "masklosses", "mixing", "networks", "optimizers", "preparation", "probing", "segmenters",
         "tasks", "training",
     },
+    "uvicorn": {"reviewing"},
     "yaml": {"cascades", "recipe"},
 }  # fmt: skip
 """Who imports what; one place for each keeps it replaceable. No pandas, no scikit-learn."""
 
-PRINTING = {"cli", "commands", "maskcommands", "options"}
+PRINTING = {"auditcommands", "cli", "commands", "maskcommands", "options"}
 SAMPLES = {"testing", "samples", "photographs", "tiles", "scenes", "systems"}
 """Sample data; imported by one another and by the demonstration alone."""
 RUNNERS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}

@@ -16,7 +16,7 @@ from loupe.cli import cli
 
 READERS = {"open_run", "read_cascade", "read_recipe", "read_rule", "read_table"}
 """Public functions that are no verb of the command line."""
-SIDES = {"score_masks": "score", "try_variants": "cascade"}
+SIDES = {"merge_reviews": "review", "score_masks": "score", "try_variants": "cascade"}
 """The other function of a command that has two: by its arguments it shows one or the other."""
 SLOW_TO_LOAD = {
     "torch", "torchvision", "timm", "safetensors", "huggingface_hub", "scipy", "sklearn", "pandas",
