@@ -27,7 +27,7 @@ from loupe.auditrules import (
     look_around,
 )
 from loupe.checking import find_copies_of
-from loupe.errors import InputError
+from loupe.errors import InputError, shorten
 from loupe.evidence import Evidence, held_out_probs
 from loupe.heldout import gather_evidence, open_source
 from loupe.issues import NO, YES, Issue, Key, write_issues
@@ -41,6 +41,7 @@ from loupe.noiserates import (
     estimate_rates,
 )
 from loupe.progress import Reporter, Silent
+from loupe.ranking import average_precision
 from loupe.reviews import read_reviews, settle_reviews
 from loupe.rowfeatures import read_row_features
 from loupe.runs import Run
@@ -49,6 +50,8 @@ from loupe.tableissues import find_contradictions, find_outliers
 
 COPIES = "copies"
 OUTLIER = "outlier"
+KNOWN = 0.5
+"""Average precision, from chance at 0 to 1, from which a class counts as known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,7 @@ class Audit:
     Attributes:
         issues: Flagged labels, worst first; with `every` all others after them.
         rows: N, how many rows were audited.
+        drawn: Masks were audited, not classes.
         rates: Estimated share of wrong labels: for each question all labels, then each given
             label; () for masks.
         precision: Of rules that people have looked at; () without reviews.
@@ -67,6 +71,7 @@ class Audit:
 
     issues: tuple[Issue, ...]
     rows: int
+    drawn: bool = False
     rates: tuple[NoiseRate, ...] = ()
     precision: tuple[Precision, ...] = ()
     stamps: tuple[str, ...] = ()
@@ -176,6 +181,7 @@ def _audit_drawn(run: Run, table: Table) -> Audit:
     return Audit(
         issues=tuple(audit_masks(run, table)),
         rows=len(table),
+        drawn=True,
         stamps=tuple(str(stamp) for stamp in run.manifest()["stamps"]),
         notes=(note,),
     )
@@ -205,7 +211,11 @@ def _audit_evidence(evidence: Evidence, asking: Asking, run: Run | None, *, seed
             rate for each in judged for rate in estimate_rates(each.question, evidence.groups, seed)
         ),
         stamps=evidence.stamps,
-        notes=(*evidence.notes, *_note_neighbours(judged, asking, known=around is not None)),
+        notes=(
+            *evidence.notes,
+            *_note_neighbours(judged, asking, known=around is not None),
+            *_note_unknown(judged),
+        ),
     )
 
 
@@ -246,8 +256,10 @@ def _add_copies(audited: Audit, table: Table, *, copies: bool, reporter: Reporte
     reporter.begin("look for copies", len(table))
     names = find_copies_of(table, progress=reporter.advance)
     reporter.end()
+    # A classifier's labels are named as such, though its table may bring masks as well.
+    named = table if audited.drawn else replace(table, masks=None)
     return replace(
-        audited, issues=tuple(_join([*audited.issues, *find_contradictions(table, names)]))
+        audited, issues=tuple(_join([*audited.issues, *find_contradictions(named, names)]))
     )
 
 
@@ -274,7 +286,7 @@ def _merge(known: Issue, issue: Issue) -> Issue:
         suggested=suggested,
         quality=quality,
         rules=tuple(dict.fromkeys((*known.rules, *issue.rules))),
-        evidence="; ".join(text for text in (known.evidence, issue.evidence) if text),
+        evidence="; ".join(text.rstrip(".") for text in (known.evidence, issue.evidence) if text),
     )
 
 
@@ -302,6 +314,28 @@ def _note_neighbours(judged: Sequence[Judged], asking: Asking, *, known: bool) -
     mates = ", images of the same group among them" if any(each.mates for each in asked) else ""
     span = f"{shares[0]:.0%}" if shares[0] == shares[-1] else f"{shares[0]:.0%} to {shares[-1]:.0%}"
     return (f"the labels of up to {most} similar images{mates} count for {span} of the ranking",)
+
+
+def _note_unknown(judged: Sequence[Judged]) -> tuple[str, ...]:
+    """Say which classes the networks hardly know: then a doubt may be their own fault."""
+    weak = []
+    for each in judged:
+        question = each.question
+        given = np.eye(len(question.options), dtype=np.bool_)[question.given]
+        share, found = given.mean(axis=0), average_precision(given, question.probs)
+        with np.errstate(invalid="ignore"):
+            skill = (found - share) / (1 - share)
+        for number in np.flatnonzero(skill < KNOWN):
+            name = question.class_name or question.options[number]
+            if not question.class_name or number == 1:
+                weak.append(f"{name!r} ({found[number]:.2f})")
+    if not weak:
+        return ()
+    said = (
+        f"the networks hardly know {shorten(weak)} (average precision in brackets): many labels "
+        "are wrong there, or the networks do not see it. Look (loupe review) before a rule relabels"
+    )
+    return (said,)
 
 
 def _write(

@@ -244,6 +244,7 @@ for _command in (*COMMANDS, *MASK_COMMANDS, *AUDIT_COMMANDS):
 def demo(out: Path) -> None:
     """Do the whole job on a sample data set, masks too (needs the extra 'segment')."""
     import loupe
+    from loupe.auditing import place_issues
     from loupe.maskshowing import show_stage_times, show_variants
     from loupe.ruling import find_rule, rule_predictions
     from loupe.terminal import make_console, show_check
@@ -255,6 +256,10 @@ def demo(out: Path) -> None:
     _show_run(made.run)
     rule = find_rule(made.run.rule_file)
     show_shares(made.predictions, rule_predictions(rule, made.predictions).decisions)
+    click.echo(
+        f"\nlabels made wrong: {len(made.truth.wrong)}; among the 20 rows doubted most: "
+        f"{made.count_wrong(20)} (look at them: loupe review {place_issues(made.run.folder)})"
+    )
     click.echo("\nmasks of the same tiles, one fold held out:")
     _show_run(made.masks)
     click.echo()

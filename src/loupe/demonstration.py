@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from loupe.architectures import find_network
+from loupe.auditing import Audit, audit, place_issues
 from loupe.cascading import Cascaded, cascade
 from loupe.checking import CheckReport, check, write_check
 from loupe.defaults import scratch_recipe
@@ -57,6 +58,7 @@ class Demo:
         report: What `check` found.
         run: The trained run.
         predictions: Of the same images, by the mean of all folds.
+        audit: Labels that the run doubts.
         masks: A run that draws masks of the same defects; one fold of it is held out.
         cascaded: Masks of the same images, drawn behind the classifier.
     """
@@ -65,6 +67,7 @@ class Demo:
     report: CheckReport
     run: Run
     predictions: Predictions
+    audit: Audit
     masks: Run
     cascaded: Cascaded
 
@@ -74,9 +77,18 @@ class Demo:
         group = dict(zip(self.truth.ids, self.report.copies, strict=True))
         return sum(group[a] == group[b] for a, b, _ in self.truth.duplicates)
 
+    def count_wrong(self, first: int) -> int:
+        """Count the labels made wrong among the rows that the audit doubts most.
+
+        Args:
+            first: How many rows are looked at.
+        """
+        doubted = list(dict.fromkeys(issue.id for issue in self.audit.flagged))[:first]
+        return len(set(doubted) & set(self.truth.wrong))
+
 
 def demo(out: str | Path = "demo", *, reporter: Reporter | None = None) -> Demo:
-    """Make the sample data, check it, train on k folds, predict, draw masks in a cascade.
+    """Make the sample data, check it, train on k folds, predict, audit, draw masks in a cascade.
 
     Args:
         out: Folder; what an earlier call finished there is used again.
@@ -107,6 +119,7 @@ def demo(out: str | Path = "demo", *, reporter: Reporter | None = None) -> Demo:
         reporter=reporter,
     )
     predictions = predict(run, table, reporter=reporter)
+    doubted = audit(run, out=place_issues(run.folder), reporter=reporter)
     masks = train(_read_masks(truth, run), {"unet": MASKS}, out / "masks", reporter=reporter)
     if not (out / "cascade.yaml").is_file():
         write_text(out / "cascade.yaml", CASCADE.format(folder=out))
@@ -116,6 +129,7 @@ def demo(out: str | Path = "demo", *, reporter: Reporter | None = None) -> Demo:
         report=report,
         run=run,
         predictions=predictions,
+        audit=doubted,
         masks=masks,
         cascaded=cascaded,
     )

@@ -167,7 +167,7 @@ def _allow(table: Table, changes: Sequence[Change]) -> Plan:
 
 
 _EXCUSES = {
-    "unsuggested": "issue(s) suggest no other label; they wait for a person to look at them (loupe review)",
+    "unsuggested": "issue(s) suggest no other label; they wait for a person to look (loupe review)",
     "whole": "issue(s) are about a row and not about one class, so its labels are left as they are",
     "undrawn": "mask(s) are said to be missing; none can be drawn here, so nothing is changed",
     "decided": "row(s) are not dropped by a rule, because a person decided about one of its labels",
