@@ -199,8 +199,15 @@ def _audit_evidence(evidence: Evidence, asking: Asking, run: Run | None, *, seed
         exclusive=evidence.exclusive,
     )
     features = None if run is None else read_row_features(run, evidence.ids)
-    around = None if features is None else look_around(features, evidence.groups)
-    judged = [judge(question, asking, around) for question in questions]
+    around = None
+    if features is not None and asking.ranking == "posterior":
+        around = look_around(features, evidence.groups, questions)
+    judged = [
+        judge(question, asking)
+        if around is None
+        else judge(question, asking, around.of(number), mates=around.mates[number])
+        for number, question in enumerate(questions)
+    ]
     issues = [issue for each in judged for issue in _list_issues(each, evidence.ids)]
     if features is not None:
         issues = _join([*issues, *_find_strange(evidence, features)])

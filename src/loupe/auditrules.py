@@ -102,14 +102,21 @@ class Surroundings:
     """Who looks like whom.
 
     Attributes:
-        nearest: Of all rows.
-        apart: Of rows in other groups.
-        groups: (N,) number of the group of each row.
+        nearest: Of all rows; None where no question is asked of rows of one group.
+        apart: Of rows in other groups; None where every question is.
+        mates: For each question, whether rows of one group are asked about each other.
     """
 
-    nearest: Nearest
-    apart: Nearest
-    groups: Integers
+    nearest: Nearest | None
+    apart: Nearest | None
+    mates: tuple[bool, ...]
+
+    def of(self, number: int) -> Nearest:
+        """Return the neighbours that a question is asked of."""
+        found = self.nearest if self.mates[number] else self.apart
+        if found is None:
+            raise InputError(f"neighbours of question {number} were not looked for.")
+        return found
 
 
 def check_rules(names: Sequence[str], members: int) -> None:
@@ -181,37 +188,41 @@ def ask_questions(
     ]
 
 
-def look_around(features: Floats, groups: Integers) -> Surroundings:
-    """Find who looks like whom, with and without rows of the same group.
+def look_around(features: Floats, groups: Integers, questions: Sequence[Question]) -> Surroundings:
+    """Find who looks like whom, and who may be asked about whom.
 
     Args:
         features: Of the frozen network.
         groups: Number of the group of each row.
+        questions: What is to be asked of them, see `votes.mates_disagree`.
 
     Shape:
         features: (N, D). groups: (N,).
     """
-    nearest = find_nearest(features)
     alone = len(np.unique(groups)) == len(groups)
-    apart = nearest if alone else find_nearest(features, groups)
-    return Surroundings(nearest=nearest, apart=apart, groups=groups)
+    mates = tuple(not alone and _ask_mates(question, groups) for question in questions)
+    # A search takes minutes where there are many rows.
+    nearest = find_nearest(features) if alone or any(mates) else None
+    apart = nearest if alone else None if all(mates) else find_nearest(features, groups)
+    return Surroundings(nearest=nearest, apart=apart, mates=mates)
 
 
-def judge(question: Question, asking: Asking, around: Surroundings | None = None) -> Judged:
+def judge(
+    question: Question, asking: Asking, nearest: Nearest | None = None, *, mates: bool = False
+) -> Judged:
     """Rank and flag the answers to one question.
 
     Args:
         question: See `ask_questions`.
         asking: Which rules and which ranking.
-        around: The neighbours; None where no features were kept. They vote in the default
+        nearest: The neighbours; None where no features were kept. They vote in the default
             ranking alone; the other rankings and the rules of the field have the network's word.
+        mates: Rows of one group are among each other's neighbours.
     """
-    given, probs = question.given, question.probs
-    voters, share, mates, mixed = 0, 0.0, False, probs
-    if around is not None and asking.ranking == "posterior":
-        joint = noise.count_joint(given, probs)
-        mates = mates_disagree(given, around.groups, 1 - joint.trace() / len(given))
-        found = mix_votes(given, probs, around.nearest if mates else around.apart)
+    given, mixed = question.given, question.probs
+    voters, share = 0, 0.0
+    if nearest is not None and asking.ranking == "posterior":
+        found = mix_votes(given, question.probs, nearest)
         mixed, voters, share = found.probs, found.neighbours, found.share
     model = fit_noise_model(given, mixed)
     quality = rank_labels(given, mixed, asking.ranking, model)
@@ -259,6 +270,11 @@ def _flag(name: str, question: Question, asking: Asking, quality: Float64, agree
     if name == "agreement":
         return np.asarray(agreeing == len(question.members))
     return PLAIN[name](question.given, question.probs)
+
+
+def _ask_mates(question: Question, groups: Integers) -> bool:
+    joint = noise.count_joint(question.given, question.probs)
+    return mates_disagree(question.given, groups, 1 - joint.trace() / len(groups))
 
 
 def _part(present: Float64) -> Float64:
