@@ -160,9 +160,7 @@ def review(issues: Path, merge: Path | None, *, no_open: bool, **options: Any) -
     help="Default: ISSUES.reviews.csv, if it is there.",
 )
 @click.option("--only-reviewed", is_flag=True, help="Change nothing that nobody decided about.")
-@click.option(
-    "--rule", "rules", multiple=True, type=click.Choice(RULE_NAMES), help="Only what it flags."
-)
+@click.option("--rule", "rules", multiple=True, help="Only what it flags; as in the file.")
 @click.option("--max-quality", type=click.FloatRange(0, 1), default=1.0, help="Only up to this.")
 @click.option(
     "--mix",
@@ -192,9 +190,12 @@ def relabel(table: Path, issues: Path, out: Path, **options: Any) -> None:
 def _say_next(made: Relabelled, table: Path, reading: dict[str, Any]) -> None:
     folder = reading.get("images") or (table if table.is_dir() else table.parent)
     words = ["loupe", "train", made.path, "--images", folder]
-    for key, value in made.reading.items():
-        words += [f"--{key.replace('_', '-')}", value]
-    click.echo(f"train on it:  {shlex.join(map(str, words))} --out AFTER")
+    for key, value in {"names": reading.get("names"), **made.reading}.items():
+        # How a column is written is recognised; only names are options.
+        if value is not None and key != "layout":
+            words += [f"--{key.replace('_', '-')}", value]
+    told = shlex.join(map(str, words))
+    click.echo(f"train on it, with the recipe of BEFORE:  {told} --out AFTER")
     click.echo("did it help?  loupe compare BEFORE AFTER")
 
 

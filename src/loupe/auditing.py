@@ -8,7 +8,7 @@ Shapes: N rows, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,6 @@ class Audit:
     Attributes:
         issues: Flagged labels, worst first; with `every` all others after them.
         rows: N, how many rows were audited.
-        drawn: Masks were audited, not classes.
         rates: Estimated share of wrong labels: for each question all labels, then each given
             label; () for masks.
         precision: Of rules that people have looked at; () without reviews.
@@ -71,7 +70,6 @@ class Audit:
 
     issues: tuple[Issue, ...]
     rows: int
-    drawn: bool = False
     rates: tuple[NoiseRate, ...] = ()
     precision: tuple[Precision, ...] = ()
     stamps: tuple[str, ...] = ()
@@ -140,19 +138,22 @@ def audit(
     settled = {} if reviews is None else settle_reviews(read_reviews(Path(reviews)))
     run = open_source(place)
     asking = Asking(rules=tuple(rules), confidence=confidence, ranking=ranking)
+    told = reporter or Silent()
     if run is not None and run.segments:
-        truth = table or run.table()
         check_rules(rules, 2)
-        found = _audit_drawn(run, truth)
+        truth = table or run.table()
+        found = _audit_drawn(run, truth, _find_copies(truth, wanted=copies, reporter=told))
     else:
         evidence = gather_evidence(
             [place], table, held_out=held_out, allow_leak=allow_leak, group=group, split=True
         )
+        check_rules(rules, len(evidence.members))
         truth = _choose_truth(run, table)
-        found = _audit_evidence(evidence, asking, run, seed=seed)
-    told = _add_copies(found, truth, copies=copies, reporter=reporter or Silent())
-    issues = sorted((each for each in told.issues if each.rules or every), key=_order)
-    audited = replace(told, issues=tuple(issues), precision=estimate_precision(issues, settled))
+        # A classifier's labels are named as such, though its table may bring masks as well.
+        extra = _find_copies(replace(truth, masks=None), wanted=copies, reporter=told)
+        found = _audit_evidence(evidence, asking, run, extra, every=every, seed=seed)
+    issues = sorted((each for each in found.issues if each.rules or every), key=_order)
+    audited = replace(found, issues=tuple(issues), precision=estimate_precision(issues, settled))
     if out is not None:
         _write(Path(out), audited, asking, place, run, truth)
     return audited
@@ -176,20 +177,41 @@ def _choose_truth(run: Run | None, table: Table | None) -> Table:
     return run.table()
 
 
-def _audit_drawn(run: Run, table: Table) -> Audit:
+@dataclass(frozen=True, slots=True)
+class _Extra:
+    """Issues that no prediction is needed for, and what is to be said of them."""
+
+    issues: tuple[Issue, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def _find_copies(table: Table, *, wanted: bool, reporter: Reporter) -> _Extra:
+    """Find copies of one image that are labelled differently."""
+    if not wanted:
+        return _Extra()
+    if not all(path.is_file() for path in table.images):
+        note = "not all images are where the table says, so copies were not looked for"
+        return _Extra(notes=(note,))
+    reporter.begin("look for copies", len(table))
+    names = find_copies_of(table, progress=reporter.advance)
+    reporter.end()
+    return _Extra(issues=tuple(find_contradictions(table, names)))
+
+
+def _audit_drawn(run: Run, table: Table, extra: _Extra) -> Audit:
     note = "masks are judged by their own rules; --rule and --ranking are those of classes"
     return Audit(
-        issues=tuple(audit_masks(run, table)),
+        issues=tuple(_join([*audit_masks(run, table), *extra.issues])),
         rows=len(table),
-        drawn=True,
         stamps=tuple(str(stamp) for stamp in run.manifest()["stamps"]),
-        notes=(note,),
+        notes=(note, *extra.notes),
     )
 
 
-def _audit_evidence(evidence: Evidence, asking: Asking, run: Run | None, *, seed: int) -> Audit:
-    """Judge all labels, flagged or not, and name images unlike all others."""
-    check_rules(asking.rules, len(evidence.members))
+def _audit_evidence(
+    evidence: Evidence, asking: Asking, run: Run | None, extra: _Extra, *, every: bool, seed: int
+) -> Audit:
+    """Judge all labels, and add images unlike all others."""
     questions = ask_questions(
         evidence.targets,
         evidence.members,
@@ -208,11 +230,12 @@ def _audit_evidence(evidence: Evidence, asking: Asking, run: Run | None, *, seed
         else judge(question, asking, around.of(number), mates=around.mates[number])
         for number, question in enumerate(questions)
     ]
-    issues = [issue for each in judged for issue in _list_issues(each, evidence.ids)]
-    if features is not None:
-        issues = _join([*issues, *_find_strange(evidence, features)])
+    strange = [] if features is None else _find_strange(evidence, features)
+    others = [*strange, *extra.issues]
+    named = set(evidence.ids) if every else {issue.id for issue in others}
+    issues = [issue for each in judged for issue in _list_issues(each, evidence.ids, named)]
     return Audit(
-        issues=tuple(issues),
+        issues=tuple(_join([*issues, *others])),
         rows=len(evidence),
         rates=tuple(
             rate for each in judged for rate in estimate_rates(each.question, evidence.groups, seed)
@@ -222,22 +245,26 @@ def _audit_evidence(evidence: Evidence, asking: Asking, run: Run | None, *, seed
             *evidence.notes,
             *_note_neighbours(judged, asking, known=around is not None),
             *_note_unknown(judged),
+            *extra.notes,
         ),
     )
 
 
-def _list_issues(judged: Judged, ids: Sequence[str]) -> Iterable[Issue]:
+def _list_issues(judged: Judged, ids: Sequence[str], named: Container[str]) -> Iterable[Issue]:
+    """List the labels that some rule flags, and those of rows named for another reason."""
     question = judged.question
+    flagged = np.logical_or.reduce(list(judged.flags.values()))
     for row, key in enumerate(ids):
-        yield Issue(
-            id=key,
-            class_name=question.class_name,
-            given=question.options[question.given[row]],
-            suggested=question.options[judged.suggested[row]],
-            quality=float(judged.quality[row]),
-            rules=tuple(name for name, flags in judged.flags.items() if flags[row]),
-            evidence=explain(judged, row),
-        )
+        if flagged[row] or key in named:
+            yield Issue(
+                id=key,
+                class_name=question.class_name,
+                given=question.options[question.given[row]],
+                suggested=question.options[judged.suggested[row]],
+                quality=float(judged.quality[row]),
+                rules=tuple(name for name, flags in judged.flags.items() if flags[row]),
+                evidence=explain(judged, row),
+            )
 
 
 def _find_strange(evidence: Evidence, features: Float32) -> list[Issue]:
@@ -251,23 +278,6 @@ def _find_strange(evidence: Evidence, features: Float32) -> list[Issue]:
         exclusive=evidence.exclusive,
     )
     return find_outliers(shown, features[rows], [str(evidence.groups[row]) for row in rows])
-
-
-def _add_copies(audited: Audit, table: Table, *, copies: bool, reporter: Reporter) -> Audit:
-    """Add copies of one image that are labelled differently."""
-    if not copies:
-        return audited
-    if not all(path.is_file() for path in table.images):
-        note = "not all images are where the table says, so copies were not looked for"
-        return replace(audited, notes=(*audited.notes, note))
-    reporter.begin("look for copies", len(table))
-    names = find_copies_of(table, progress=reporter.advance)
-    reporter.end()
-    # A classifier's labels are named as such, though its table may bring masks as well.
-    named = table if audited.drawn else replace(table, masks=None)
-    return replace(
-        audited, issues=tuple(_join([*audited.issues, *find_contradictions(named, names)]))
-    )
 
 
 def _join(issues: Sequence[Issue]) -> list[Issue]:

@@ -132,8 +132,7 @@ def check_rules(names: Sequence[str], members: int) -> None:
     unknown = [f"{name!r}{suggest(name, RULES)}" for name in names if name not in RULES]
     if unknown or not names:
         raise InputError(
-            f"there is no rule {shorten(unknown) or '(none was named)'}; expected some of "
-            f"{', '.join(RULES)}."
+            f"unknown rules: {shorten(unknown) or '(none was named)'} (known: {', '.join(RULES)})"
         )
     if "agreement" in names and members < 2:
         raise InputError(
@@ -231,14 +230,14 @@ def judge(
     suggested = others.argmax(axis=1).astype(np.int64)
     firsts = np.stack([sheet.argmax(axis=1) for sheet in question.members])
     agreeing = (firsts == suggested).sum(axis=0).astype(np.int64)
-    flags = {name: _flag(name, question, asking, quality, agreeing) for name in asking.rules}
+    flags = {name: _flag(name, question, asking, quality) for name in asking.rules}
     return Judged(
         question=question,
         quality=quality,
         suggested=suggested,
         agreeing=agreeing,
         flags=flags,
-        neighbours=voters if share else 0,
+        neighbours=voters,
         share=share,
         mates=mates and share > 0,
     )
@@ -262,13 +261,15 @@ def explain(judged: Judged, row: int) -> str:
     return ", ".join(shown)
 
 
-def _flag(name: str, question: Question, asking: Asking, quality: Float64, agreeing: Int64) -> Bool:
+def _flag(name: str, question: Question, asking: Asking, quality: Float64) -> Bool:
     if name == DEFAULT:
         return np.asarray(quality < SUSPECT)
     if name == "confident":
         return noise.flag_confident(question.given, question.probs, asking.confidence)
     if name == "agreement":
-        return np.asarray(agreeing == len(question.members))
+        # Their own word: neighbours and the noise model may suggest another class.
+        firsts = np.stack([sheet.argmax(axis=1) for sheet in question.members])
+        return np.asarray((firsts == firsts[0]).all(axis=0) & (firsts[0] != question.given))
     return PLAIN[name](question.given, question.probs)
 
 

@@ -280,7 +280,8 @@ def score(source: Path, table: Path, out: Path | None, **options: Any) -> None:
 def compare(a: Path, b: Path, **options: Any) -> None:
     """Compare two runs or predictions files on the rows that both held out.
 
-    Two runs that draw masks are compared by Dice, each by its own cuts.
+    Two runs that draw masks are compared by Dice, each by its own cuts. A run before 'loupe
+    relabel' and one after it, in this order: did cleaning help?
     """
     import loupe
     from loupe.showing import show_comparison

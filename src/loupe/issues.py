@@ -89,7 +89,12 @@ def write_issues(path: Path, issues: Sequence[Issue], origin: Mapping[str, Any])
         path: The CSV; its folder is made.
         issues: In the order in which to look at them.
         origin: Plain values.
+
+    Raises:
+        InputError: the file is called .json.
     """
+    if origin_path(path) == path:
+        raise InputError(f"{path}: issues are a CSV with a .json beside it; name it .csv.")
     rows = [
         (
             each.id,

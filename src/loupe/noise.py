@@ -59,8 +59,9 @@ def find_class_thresholds(
 def guess_classes(given: Integers, probs: Floats, weights: Weights | None = None) -> Int64:
     """Return the class that each row is confidently of, or `NOBODY`.
 
-    A class counts if its probability reaches the mean over the rows labelled so; of several
-    the most probable counts.
+    A class counts if its probability reaches the mean over the rows labelled so. Where several
+    do, it is the most probable class of all that counts, as in cleanlab, even if that one has
+    a higher mean to reach.
 
     Args:
         given: Numbers of the given classes.

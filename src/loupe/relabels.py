@@ -110,7 +110,9 @@ def plan_changes(
     _check_rules(issues, choice.rules)
     found: dict[Key, list[Issue]] = {}
     for issue in issues:
-        found.setdefault(issue.key, []).append(issue)
+        # `audit --all` lists labels that no rule doubts as well: they are no reason to act.
+        if issue.rules:
+            found.setdefault(issue.key, []).append(issue)
     given = {key: doubts[0].given for key, doubts in found.items()}
     given |= {key: review.given for key, review in reviews.items()}
     told = [(issue.key, issue.given) for issue in issues]

@@ -23,6 +23,8 @@ SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 _NEARER = 5.0  # a vote counts exp(5 x cosine)
 _UNDECIDED = 0.5  # of a vote, spread over all classes
 _LEAST = 1e-3  # added before logarithms
+_TEMPERATURES = (0.25, 0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5)  # powers of the probabilities
+_GAIN = 1e-4  # least gain in mean log likelihood
 _MOST_REFERENCE = 20_000  # neighbours are looked for among so many
 _BLOCK = 1024
 
@@ -63,14 +65,19 @@ def mix_votes(given: Integers, probs: Floats, nearest: Nearest) -> Mixed:
     """
     at = np.arange(len(given))
     own = np.log(probs.astype(np.float64) + _LEAST)
-    best, found = -np.inf, Mixed(probs=_normalise(own), neighbours=0, share=0.0)
+    found = Mixed(probs=_normalise(own), neighbours=0, share=0.0)
+    # Votes that say nothing would still help a network that is too sure: let it cool down first.
+    tempered = [temperature * own for temperature in _TEMPERATURES]
+    likelihoods = [float(np.log(_normalise(each)[at, given]).mean()) for each in tempered]
+    best = max(likelihoods)
+    own = tempered[likelihoods.index(best)]
     for most in NEIGHBOURS:
         votes = np.log(count_votes(given, nearest, probs.shape[1], most) + _LEAST)
-        for share in SHARES:
+        for share in SHARES[1:]:
             mixed = _normalise((1 - share) * own + share * votes)
             likelihood = float(np.log(mixed[at, given]).mean())
             # A larger share must pay for itself, not win by rounding.
-            if likelihood > best + 1e-9:
+            if likelihood > best + _GAIN:
                 best, found = likelihood, Mixed(probs=mixed, neighbours=most, share=share)
     return found
 

@@ -115,6 +115,19 @@ def assert_same(read: Table, wanted: Table) -> None:
 
 
 class TestWhoWins:
+    def test_labels_that_no_rule_doubts_are_left_alone(self, classes, tmp_path):
+        issues = write(
+            tmp_path, doubt("0.png", "cat", "dog"), replace(doubt("1.png", "dog", "cat"), rules=())
+        )
+        for policy in ("relabel", "drop"):
+            made = relabel(classes, issues, out=tmp_path / f"data/{policy}.csv", policy=policy)
+            assert made.table.label_origins[1:] == ("",) * 7
+            assert made.table.label_origins[0] != ""
+        # A person may decide about them all the same.
+        review(tmp_path / "issues.reviews.csv", "1.png", "relabel", "dog", "cow")
+        made = relabel(classes, issues, out=tmp_path / "data/new.csv")
+        assert made.table.label_origins[1] == "relabelled by review, was dog"
+
     def test_a_persons_decision_wins_over_the_policy(self, classes, tmp_path):
         named = [
             doubt(name, label, "cow" if label != "cow" else "cat")
