@@ -98,7 +98,13 @@ def _fence(language: str, text: str) -> str:
 
 
 def _show_help(command: click.Command, name: str) -> str:
-    context = click.Context(command, info_name=name, max_content_width=WIDTH, terminal_width=WIDTH)
+    context = click.Context(
+        command,
+        info_name=name,
+        max_content_width=WIDTH,
+        terminal_width=WIDTH,
+        help_option_names=["-h", "--help"],  # as the program itself has it
+    )
     return command.get_help(context)
 
 
