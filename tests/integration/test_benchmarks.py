@@ -183,3 +183,126 @@ def test_runs_are_compared_on_the_same_rows(finished, monkeypatch, tmp_path, cap
     page = path.with_name(path.name.removesuffix(".json") + ".md").read_text()
     assert page in capsys.readouterr().out
     assert str(finished.folder) not in path.read_text()
+
+
+@pytest.fixture
+def noisy_labels(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    return importlib.import_module("benchmarks.noisy_labels")
+
+
+@pytest.fixture
+def paintings(noisy_labels):
+    """Features of 90 rows in three clear heaps, in place of a network's."""
+    rng = np.random.default_rng(2)
+    labels = np.arange(90) % 3
+    values = rng.normal(0, 0.3, (90, 2, 6)).astype(np.float32)
+    values[np.arange(90), :, labels] += 3
+    names = tuple(f"{row:02}.png" for row in range(90))
+    table = Table(
+        ids=names,
+        images=tuple(Path(name) for name in names),
+        classes=("a", "b", "c"),
+        targets=np.eye(3, dtype=np.float32)[labels],
+        exclusive=True,
+        folds=(np.arange(90) // 3 % 3).astype(np.int16),
+    )
+    # One penalty, so that a head is solved at once.
+    recipe = read_recipe(ROOT / "recipes" / "frozen_head.yaml", ["stages.0.l2=0.01"])
+    return noisy_labels.Features(table=table, values=torch.from_numpy(values), recipe=recipe)
+
+
+def test_as_many_labels_are_planted_wrong_as_asked(noisy_labels, paintings):
+    cases = list(noisy_labels.plant("toy", paintings.table, 1))
+    assert len(cases) == 8
+    for case in cases:
+        wrong = case.given != case.true
+        assert wrong.sum() == round(case.rate * 90)
+        steps = (case.given - case.true)[wrong] % 3
+        assert set(steps) == ({1} if case.kind == "conditional" else {1, 2})
+    for case in noisy_labels.plant_cells("toy", paintings.table, 1):
+        assert np.bincount((case.given != case.true).sum(axis=1)).tolist() == [
+            90 - round(case.rate * 90),
+            round(case.rate * 90),
+        ]
+
+
+def test_parts_of_a_table_share_no_row(noisy_labels, paintings):
+    (case, *_) = noisy_labels.plant("toy", paintings.table, 1)
+    taken = [noisy_labels.take_part(paintings, case, 3, part) for part in range(3)]
+    assert sorted(name for features, _ in taken for name in features.table.ids) == sorted(
+        paintings.table.ids
+    )
+    for part, (features, fewer) in enumerate(taken):
+        np.testing.assert_array_equal(fewer.given, case.given[part::3])
+        np.testing.assert_array_equal(features.table.folds, paintings.table.folds[part::3])
+        assert torch.equal(features.values, paintings.values[part::3])
+
+
+def test_held_out_predictions_ignore_rows_of_weight_0(noisy_labels, paintings):
+    true = paintings.table.targets.argmax(axis=1)
+    given, weights = true.copy(), np.ones(90)
+    given[:45], weights[:45] = (true[:45] + 1) % 3, 0
+    found = noisy_labels.predict_held_out(paintings, given, weights=weights)
+    np.testing.assert_array_equal(found.argmax(axis=1), true)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+
+
+def test_rankings_and_rules_are_compared(noisy_labels, paintings, monkeypatch, tmp_path):
+    pytest.importorskip("cleanlab")
+    label_noise = importlib.import_module("benchmarks.label_noise")
+    monkeypatch.setattr(noisy_labels, "RATES", (0.05, 0.1))
+    monkeypatch.setattr(label_noise, "RESAMPLES", 50)
+    monkeypatch.setattr(label_noise, "open_art", lambda *_: paintings)
+    monkeypatch.setattr(label_noise, "compare_imports", lambda: {"loupe.noise": 0.1})
+    speed = [{"what": "by_class", "rows": 9, "loupe": 0.1, "cleanlab": 0.2, "differ": 0}]
+    monkeypatch.setattr(label_noise, "compare_speed", lambda _: speed)
+    options = ["--art", "toy", "--no-tiles", "--seeds", "2"]
+    folders = ["--work", str(tmp_path / "work"), "--results", str(tmp_path / "results")]
+    label_noise.main([*options, *folders])
+    (path,) = (tmp_path / "results").glob("*.json")
+    result = json.loads(path.read_text())
+    assert [line["case"] for line in result["rankings"]][:2] == [
+        "toy, symmetric, 5%",
+        "toy, symmetric, 10%",
+    ]
+    for line in result["rankings"]:
+        assert line["seeds"] == 2
+        assert line["lowest"] <= line["lead"] <= line["highest"]
+        best = line["scores"][line["best"]]
+        assert best == max(v for k, v in line["scores"].items() if not k.startswith("loupe"))
+        assert line["lead"] == pytest.approx(line["scores"]["loupe"] - best)
+    # Heaps so clear that a wrong label stands out.
+    assert result["rankings"][0]["scores"]["loupe"] == 1
+    assert result["rates"][0]["true"] == pytest.approx(4 / 90)
+    assert all(same["differ_alike"] == 0 for same in result["same"].values())
+    rules = {(x["of"], x["who"], x["rule"]): x for x in result["rules"] if x["by"] == "case"}
+    assert rules["toy, symmetric, 5%", "loupe", "agreement"]["recall"] == 1
+    assert str(tmp_path) not in path.read_text()
+    sheets = sorted((tmp_path / "work" / "sheets").iterdir())
+    assert len(sheets) == 2 * 2 * 4
+
+
+def test_policies_are_scored_on_all_rows(noisy_labels, paintings, monkeypatch, tmp_path):
+    cleaning = importlib.import_module("benchmarks.cleaning")
+    monkeypatch.setattr(cleaning, "open_art", lambda *_: paintings)
+    folders = ["--work", str(tmp_path / "work"), "--results", str(tmp_path / "results")]
+    cleaning.main(["--art", "toy", "--seeds", "1", *folders])
+    (path,) = (tmp_path / "results").glob("*.json")
+    result = json.loads(path.read_text())
+    lines = {(line["case"], line["policy"]): line for line in result["lines"]}
+    assert len(lines) == 2 * 5 + 4
+    for (case, policy), line in lines.items():
+        assert line["gain"] == pytest.approx(line["after"] - line["before"])
+        assert line["low"] <= line["gain"] <= line["high"]
+        if policy == "drop all wrong":
+            assert (line["changed"], line["precision"], line["left"]) == (18, 1, 0)
+            assert line["after"] == 1
+        if case == "toy, no wrong labels":
+            assert line["rate"] == 0
+            assert line["after"] == 1
+    kept = json.dumps(result)
+    again = tmp_path / "again"
+    cleaning.main(["--art", "toy", "--seeds", "1", *folders[:2], "--results", str(again)])
+    (path,) = again.glob("*.json")
+    assert json.loads(path.read_text())["lines"] == json.loads(kept)["lines"]
