@@ -80,6 +80,10 @@ def merge_reviews(a: str | Path, b: str | Path, out: str | Path) -> Agreement:
         raise InputError(
             f"{out}: is one of the files to merge, which stay as they are; choose another --out."
         )
+    if out.exists():
+        raise InputError(
+            f"{out} is there already; decisions made in it would be lost. Choose another --out."
+        )
     first, second = (settle_reviews(read_reviews(path)) for path in (a, b))
     _check_given(first, second, a, b)
     merged: list[Review] = []

@@ -81,7 +81,8 @@ def audit(source: Path, out: Path | None, *, no_copies: bool, **options: Any) ->
     click.echo(f"wrote {path}")
     if found.flagged:
         spelled = shlex.quote(str(path))
-        click.echo(f"look at them:      loupe review {spelled}")
+        table = "" if source.is_dir() else " --table TABLE"
+        click.echo(f"look at them:        loupe review {spelled}{table}")
         click.echo(f"or change the table: loupe relabel TABLE {spelled} --out TABLE2.csv")
 
 

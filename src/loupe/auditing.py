@@ -20,6 +20,7 @@ from loupe.auditrules import (
     SUSPECT,
     Asking,
     Judged,
+    Question,
     ask_questions,
     check_rules,
     explain,
@@ -37,6 +38,7 @@ from loupe.noise import CONFIDENT
 from loupe.noiserates import (
     NoiseRate,
     Precision,
+    draw_resamples,
     estimate_precision,
     estimate_rates,
 )
@@ -47,6 +49,7 @@ from loupe.rowfeatures import read_row_features
 from loupe.runs import Run
 from loupe.table import Float32, Table
 from loupe.tableissues import find_contradictions, find_outliers
+from loupe.weighting import Integers
 
 COPIES = "copies"
 OUTLIER = "outlier"
@@ -151,7 +154,7 @@ def audit(
         truth = _choose_truth(run, table)
         # A classifier's labels are named as such, though its table may bring masks as well.
         extra = _find_copies(replace(truth, masks=None), wanted=copies, reporter=told)
-        found = _audit_evidence(evidence, asking, run, extra, every=every, seed=seed)
+        found = _audit_evidence(evidence, asking, run, extra, every=every, seed=seed, reporter=told)
     issues = sorted((each for each in found.issues if each.rules or every), key=_order)
     audited = replace(found, issues=tuple(issues), precision=estimate_precision(issues, settled))
     if out is not None:
@@ -209,7 +212,14 @@ def _audit_drawn(run: Run, table: Table, extra: _Extra) -> Audit:
 
 
 def _audit_evidence(
-    evidence: Evidence, asking: Asking, run: Run | None, extra: _Extra, *, every: bool, seed: int
+    evidence: Evidence,
+    asking: Asking,
+    run: Run | None,
+    extra: _Extra,
+    *,
+    every: bool,
+    seed: int,
+    reporter: Reporter,
 ) -> Audit:
     """Judge all labels, and add images unlike all others."""
     questions = ask_questions(
@@ -237,9 +247,7 @@ def _audit_evidence(
     return Audit(
         issues=tuple(_join([*issues, *others])),
         rows=len(evidence),
-        rates=tuple(
-            rate for each in judged for rate in estimate_rates(each.question, evidence.groups, seed)
-        ),
+        rates=_estimate_all(questions, evidence.groups, seed, reporter),
         stamps=evidence.stamps,
         notes=(
             *evidence.notes,
@@ -248,6 +256,19 @@ def _audit_evidence(
             *extra.notes,
         ),
     )
+
+
+def _estimate_all(
+    questions: Sequence[Question], groups: Integers, seed: int, reporter: Reporter
+) -> tuple[NoiseRate, ...]:
+    weights = draw_resamples(groups, sum(each.probs.size for each in questions), seed)
+    rates: list[NoiseRate] = []
+    reporter.begin("estimate wrong labels", len(questions))
+    for number, question in enumerate(questions, start=1):
+        rates += estimate_rates(question, groups, weights)
+        reporter.advance(number)
+    reporter.end()
+    return tuple(rates)
 
 
 def _list_issues(judged: Judged, ids: Sequence[str], named: Container[str]) -> Iterable[Issue]:
@@ -295,8 +316,8 @@ def _merge(known: Issue, issue: Issue) -> Issue:
     suggested, quality = known.suggested, known.quality
     if COPIES in issue.rules and not sound:
         quality = min(quality, issue.quality)
-    if sound:
-        # The network has the given label: of two copies the other one will be wrong.
+    if sound or not known.rules:
+        # No chosen rule doubts the label: what copies say is all there is to suggest.
         suggested = issue.suggested
     return replace(
         known,
@@ -322,7 +343,7 @@ def _note_neighbours(judged: Sequence[Judged], asking: Asking, *, known: bool) -
     if asking.ranking != "posterior":
         return ()
     if not known:
-        return ("the run kept no features, so the most similar images were not asked",)
+        return ("there are no features of the images, so the most similar ones were not asked",)
     asked = [each for each in judged if each.share]
     if not asked:
         return ("the labels of the most similar images tell nothing more: not used",)

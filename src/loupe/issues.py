@@ -91,10 +91,17 @@ def write_issues(path: Path, issues: Sequence[Issue], origin: Mapping[str, Any])
         origin: Plain values.
 
     Raises:
-        InputError: the file is called .json.
+        InputError: the file is called .json, or it or the one beside it is there already and
+            holds something else.
     """
     if origin_path(path) == path:
         raise InputError(f"{path}: issues are a CSV with a .json beside it; name it .csv.")
+    if path.exists():
+        with path.open("rb") as stream:
+            first = stream.readline().decode("utf-8-sig", errors="replace").strip()
+        if first != ",".join(COLUMNS):
+            raise InputError(f"{path} is there already and holds no issues; choose another --out.")
+    _read_origin(origin_path(path))  # refuses a .json that is something else
     rows = [
         (
             each.id,
@@ -159,7 +166,8 @@ def read_issues(path: Path) -> IssueSheet:
 
 def _is_empty(path: Path) -> bool:
     with path.open(encoding="utf-8-sig") as stream:
-        return stream.readline().strip() == ",".join(COLUMNS) and not stream.read().strip()
+        header = stream.readline().strip().replace(";", ",")
+        return header == ",".join(COLUMNS) and not stream.read().strip()
 
 
 def _is_share(text: str) -> bool:

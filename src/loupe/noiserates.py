@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loupe.auditrules import Question
 from loupe.ends import find_interval
@@ -67,7 +68,24 @@ class Precision:
     share: Share
 
 
-def estimate_rates(question: Question, groups: Integers, seed: int = 0) -> tuple[NoiseRate, ...]:
+def draw_resamples(groups: Integers, size: int, seed: int = 0) -> NDArray[np.int32]:
+    """Draw how often each row counts in each resample; groups are drawn whole.
+
+    Args:
+        groups: Number of the group of each row.
+        size: How many probabilities each resample will look at; beyond two million there are
+            fewer resamples.
+        seed: Of the draws.
+
+    Shape:
+        groups: (N,). Returns: (B, N).
+    """
+    return bootstrap_weights(groups, RESAMPLES if size < _MANY else FEWER_RESAMPLES, seed)
+
+
+def estimate_rates(
+    question: Question, groups: Integers, weights: NDArray[np.int32] | None = None
+) -> tuple[NoiseRate, ...]:
     """Estimate what share of the labels is wrong, for each given label and for all.
 
     The interval holds the chance of which rows were drawn, not the errors of the method: see the
@@ -77,10 +95,10 @@ def estimate_rates(question: Question, groups: Integers, seed: int = 0) -> tuple
     Args:
         question: Of one audit.
         groups: Number of the group of each row; they are drawn whole.
-        seed: Of the resamples.
+        weights: From `draw_resamples`, the same for all questions; drawn here if None.
 
     Shape:
-        groups: (N,).
+        groups: (N,). weights: (B, N).
 
     Returns:
         All labels together first, then each given label that some row has.
@@ -88,8 +106,7 @@ def estimate_rates(question: Question, groups: Integers, seed: int = 0) -> tuple
     given, probs = question.given, question.probs
     rows = np.bincount(given, minlength=probs.shape[1])
     found = _estimate(given, question.probs, None)
-    resamples = RESAMPLES if probs.size < _MANY else FEWER_RESAMPLES
-    weights = bootstrap_weights(groups, resamples, seed)
+    weights = draw_resamples(groups, probs.size) if weights is None else weights
     draws = np.stack([_estimate(given, probs, drawn) for drawn in weights])
     rates = []
     for number in (-1, *np.flatnonzero(rows)):

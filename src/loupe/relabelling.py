@@ -23,6 +23,7 @@ from loupe.cells import Cells
 from loupe.columns import RLE_LAYOUTS
 from loupe.errors import AlignmentError, InputError, LoupeError, TableError, shorten
 from loupe.evidence import held_out_probs
+from loupe.extras import quarantine_path
 from loupe.files import write_json
 from loupe.heldout import gather_evidence, open_source
 from loupe.issues import IssueSheet, Key, read_issues
@@ -185,11 +186,23 @@ def _check_out(path: Path, inputs: Sequence[Path | None], record: Mapping[str, A
         raise InputError(f"{path}: tables are written as text; name a file that ends in .csv.")
     if any(given is not None and given.resolve() == path.resolve() for given in inputs):
         raise InputError(f"{path} is read here, and nothing is edited in place; choose another.")
-    if not path.exists():
-        return
     beside = record_path(path)
     made = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    others = [] if path.exists() else [quarantine_path(path)]
+    others += [] if made.get("kind", KIND) == KIND else [beside]
+    for other in others:
+        if other.exists():
+            raise InputError(
+                f"{other} is there already, and belongs to something else; choose another name."
+            )
+    if not path.exists():
+        return
     same = made.get("kind") == KIND and all(made.get(key) == record[key] for key in record)
+    if same and made.get("written", "") not in ("", _digest_file(path)):
+        raise InputError(
+            f"{path} was made from this table and these issues, and changed since; choose another "
+            "name, or delete it."
+        )
     if not same:
         raise InputError(
             f"{path} is there already, and was not made from this table and these issues; choose "
@@ -290,6 +303,8 @@ def _write(
             continue
         write_json(record_path(out), {"kind": KIND, "schema": SCHEMA, **record})
         append_columns(table, source or out, out, added, edit=edit)
+        done = {"kind": KIND, "schema": SCHEMA, **record, "written": _digest_file(out)}
+        write_json(record_path(out), done)
         told = ["labels are written as a column for each class"] if edit is wide else []
         if source is not None and after.layout.columns and not table.layout.columns:
             told.append("only images, labels and what is known of rows are written")

@@ -172,8 +172,14 @@ _EXCUSES = {
     "unsuggested": "issue(s) suggest no other label; they wait for a person to look (loupe review)",
     "whole": "issue(s) are about a row and not about one class, so its labels are left as they are",
     "undrawn": "mask(s) are said to be missing; none can be drawn here, so nothing is changed",
+    "softened": "label(s) were softened before and stay as they are",
     "decided": "row(s) are not dropped by a rule, because a person decided about one of its labels",
 }
+
+
+def _was_softened(table: Table, row: int) -> bool:
+    origin = None if table.label_origins is None else parse_origin(table.label_origins[row])
+    return origin is not None and origin.action == "softened"
 
 
 def _find_excuse(table: Table, change: Change, decided: set[int]) -> str:
@@ -182,6 +188,8 @@ def _find_excuse(table: Table, change: Change, decided: set[int]) -> str:
         return "decided" if change.by == "rule" and change.row in decided else ""
     if change.action == "relabelled" and change.label in ("", change.given):
         return "unsuggested"
+    if change.action == "softened" and _was_softened(table, change.row):
+        return "softened"
     if change.action in ("relabelled", "softened") and _is_whole(table, change.column):
         return "whole"
     if change.action == "relabelled" and table.masks is not None and _WORDS[change.label]:
@@ -198,7 +206,7 @@ def _check_rules(issues: Sequence[Issue], rules: Sequence[str]) -> None:
     unknown = [f"{rule!r}{suggest(rule, known)}" for rule in rules if rule not in known]
     if unknown:
         raise InputError(
-            f"no issue is flagged by {shorten(unknown)} Rules that flag some here: "
+            f"no issue is flagged by {shorten(unknown)}. Rules that flag some here: "
             f"{', '.join(known) or 'none'}."
         )
 
@@ -299,15 +307,12 @@ def apply_changes(table: Table, changes: Sequence[Change], probs: Float32, *, mi
             targets[change.row, change.column] = _WORDS[change.label]
             if masks is not None:
                 masks[change.row][change.column] = ""
-    weights = table.weights
-    if dropped:
-        weights = np.ones(len(table), np.float32) if weights is None else weights.copy()
-        weights[dropped] = 0
-        if not weights.any():
-            raise InputError(
-                "every row would be dropped; nothing would be left to train on. Choose fewer "
-                "issues (--rule, --max-quality), or another policy."
-            )
+    weights = _weigh(table, kept, dropped)
+    if dropped and weights is not None and not weights.any():
+        raise InputError(
+            "every row would be dropped; nothing would be left to train on. Choose fewer "
+            "issues (--rule, --max-quality), or another policy."
+        )
     return replace(
         table,
         targets=targets,
@@ -351,10 +356,27 @@ def _merge(table: Table, changes: Sequence[Change]) -> Origin:
     return Origin(action=action, by=by, given=", ".join(told).strip())
 
 
+def _weigh(table: Table, kept: Sequence[Change], dropped: Sequence[int]) -> Float32 | None:
+    """Weigh what is dropped nothing; what a person wants back after all weighs 1 again."""
+    earlier = [parse_origin(text) for text in table.label_origins or ("",) * len(table)]
+    gone = {row for row, o in enumerate(earlier) if o is not None and o.action == "dropped"}
+    wanted = [c for c in kept if c.by == "review" and c.action in ("kept", "relabelled")]
+    back = [change.row for change in wanted if change.row in gone]
+    if not dropped and (not back or table.weights is None):
+        return table.weights
+    weights = np.ones(len(table), np.float32) if table.weights is None else table.weights.copy()
+    # What it weighed before an earlier drop is not on record.
+    weights[back] = 1
+    weights[dropped] = 0
+    return weights
+
+
 def _follow(before: Origin | None, now: Origin) -> Origin:
     """Join what was done to a label with what an earlier table did to it."""
     if before is None or before.action in ("flagged", "kept"):
         return now
+    if before.action == "dropped" and now.action == "kept" and now.by == "review":
+        return replace(now, given=before.given)
     if now.action == "flagged" or (before.action == "dropped" and now.action == "kept"):
         return before
     if now.action == "kept":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from loupe.errors import InputError, shorten
 from loupe.issues import Key
 
 COLUMNS = ("time", "reviewer", "id", "class", "given", "suggested", "decision", "label")
+_ODD, _ESCAPED = re.compile(r"[\n\r]|\\[nr\\]"), re.compile(r"\\([nr\\])")
+_MEANT = {"n": "\n", "r": "\r", "\\": "\\"}
 _TORN = "\0"
 """Ends a line that was cut short: what is left of it must not pass for a decision."""
 Decision = Literal["keep", "relabel", "drop", "skip", "undo"]
@@ -116,8 +119,18 @@ def read_reviews(path: Path) -> tuple[Review, ...]:
             f"{path}: its first line is {shorten(lines[0] if lines else [])}; expected "
             f"{','.join(COLUMNS)}, as 'loupe review' writes it."
         )
-    # A torn line in the middle is shorter: a program was killed while it wrote.
     kept = [line for line in lines[1:] if len(line) == len(COLUMNS)]
+    # A torn line is shorter and ends anywhere: a program was killed while it wrote. These not.
+    odd = [
+        f"line {number}"
+        for number, line in enumerate(lines[1:], start=2)
+        if len(line) > len(COLUMNS)
+        or (len(line) == len(COLUMNS) - 1 and line[-1] in get_args(Decision))
+    ]
+    if odd:
+        raise InputError(
+            f"{path}: {shorten(odd)} has not {len(COLUMNS)} cells; complete or delete it."
+        )
     wrong = [repr(line[6]) for line in kept if line[6] not in get_args(Decision)]
     if wrong:
         raise InputError(
@@ -143,7 +156,8 @@ def settle_reviews(reviews: Iterable[Review]) -> dict[Key, Review]:
     return {key: decided[-1] for key, decided in standing.items() if decided}
 
 
-def _parse(line: Sequence[str]) -> Review:
+def _parse(cells: Sequence[str]) -> Review:
+    line = [_unescape(cell) for cell in cells]
     decision: Decision = line[6]  # type: ignore[assignment]
     return Review(
         time=line[0],
@@ -160,5 +174,16 @@ def _parse(line: Sequence[str]) -> Review:
 def _spell(cells: Sequence[str]) -> str:
     out = io.StringIO(newline="")
     # A decision is one line, whatever a class is called.
-    csv.writer(out, lineterminator="\n").writerow([" ".join(cell.split("\n")) for cell in cells])
-    return out.getvalue().replace("\r", "")
+    csv.writer(out, lineterminator="\n").writerow([_escape(cell) for cell in cells])
+    return out.getvalue()
+
+
+def _escape(cell: str) -> str:
+    """Keep a cell on one line, so that it can be read back; few paths are changed by it."""
+    if not _ODD.search(cell):
+        return cell
+    return cell.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _unescape(cell: str) -> str:
+    return _ESCAPED.sub(lambda found: _MEANT[found[1]], cell)

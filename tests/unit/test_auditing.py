@@ -390,7 +390,7 @@ class TestNeighbours:
         weak = replace(planted, members=(planted.members[0] * 0.3 + 0.7 / 3,))
         alone = audit(make_run(tmp_path / "alone", weak))
         both = audit(make_run(tmp_path / "both", weak, show_kinds(weak)))
-        assert any("kept no features" in note for note in alone.notes)
+        assert any("no features of the images" in note for note in alone.notes)
         assert any(note.startswith("the labels of up to") for note in both.notes)
         plain = audit(tmp_path / "both", ranking="margin")
         assert not any("similar images" in note for note in plain.notes)

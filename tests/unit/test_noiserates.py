@@ -7,7 +7,13 @@ import pytest
 
 from loupe.auditrules import Question
 from loupe.issues import Issue
-from loupe.noiserates import RESAMPLES, estimate_precision, estimate_rates
+from loupe.noiserates import (
+    FEWER_RESAMPLES,
+    RESAMPLES,
+    draw_resamples,
+    estimate_precision,
+    estimate_rates,
+)
 from loupe.reliability import measure_share
 from loupe.reviews import Review
 from loupe.testing import make_predictions
@@ -96,8 +102,10 @@ class TestRates:
 
     def test_the_seed_decides(self):
         question, _, groups = make_noisy(300, 0.2, seed=3)
-        assert estimate_rates(question, groups, 1) == estimate_rates(question, groups, 1)
-        assert estimate_rates(question, groups, 1) != estimate_rates(question, groups, 2)
+        one, same, other = (draw_resamples(groups, 1, seed) for seed in (1, 1, 2))
+        assert estimate_rates(question, groups, one) == estimate_rates(question, groups, same)
+        assert estimate_rates(question, groups, one) != estimate_rates(question, groups, other)
+        assert len(draw_resamples(groups, 10_000_000)) == FEWER_RESAMPLES
         assert RESAMPLES == 200
 
 

@@ -56,7 +56,27 @@ def test_a_decision_is_one_line_whatever_a_class_is_called(tmp_path: Path) -> No
     path = tmp_path / "reviews.csv"
     append_review(path, make("a\r\nb", label="two\nlines"))
     assert len(path.read_text().splitlines()) == 2
-    assert read_reviews(path)[0].label == "two lines"
+    (review,) = read_reviews(path)
+    assert (review.id, review.label) == ("a\r\nb", "two\nlines")
+
+
+@pytest.mark.parametrize("name", ["a\\b.png", "dir\\name.png", "two\\\\n", "\\", "\n", "\\\n"])
+def test_what_was_written_is_read_back(tmp_path: Path, name: str) -> None:
+    append_review(tmp_path / "reviews.csv", make(name, label=name))
+    (review,) = read_reviews(tmp_path / "reviews.csv")
+    assert (review.id, review.label) == (name, name)
+
+
+@pytest.mark.parametrize("cut", ["more,", "-1"])
+def test_lines_edited_by_hand_are_named(tmp_path: Path, cut: str) -> None:
+    path = tmp_path / "reviews.csv"
+    append_review(path, make("first"))
+    append_review(path, make("drop", "drop", label=""))
+    lines = path.read_text().splitlines()
+    lines[2] = lines[2][:-1] if cut == "-1" else f"{cut}{lines[2]}"
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match="line 3"):
+        read_reviews(path)
 
 
 @pytest.mark.parametrize("cut", range(1, 70, 6))
