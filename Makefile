@@ -16,7 +16,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml uv.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv sync --quiet --frozen --inexact --extra train --extra segment --extra review
+	$(BIN)/uv sync --quiet --frozen --inexact --extra train --extra segment --extra review --extra report --extra track
 	touch $@
 
 demo: setup

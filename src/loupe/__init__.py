@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from loupe.predictions import Predictions
     from loupe.recipe import Recipe, read_recipe
     from loupe.relabelling import Relabelled, relabel
+    from loupe.reporting import Report, report
     from loupe.reviewing import Reviewed, review
     from loupe.rules import Rule, read_rule
     from loupe.runs import Run, open_run
@@ -84,6 +85,7 @@ _HOMES = {
     "predictions": ("Predictions",),
     "recipe": ("Recipe", "read_recipe"),
     "relabelling": ("Relabelled", "relabel"),
+    "reporting": ("Report", "report"),
     "reviewing": ("Reviewed", "review"),
     "rules": ("Rule", "read_rule"),
     "runs": ("Run", "open_run"),
@@ -120,6 +122,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Relabelled",
+    "Report",
     "Reviewed",
     "Rule",
     "Run",
@@ -145,6 +148,7 @@ __all__ = [
     "read_rule",
     "read_table",
     "relabel",
+    "report",
     "review",
     "score",
     "score_masks",

@@ -25,6 +25,7 @@ from loupe.options import (
     spell_command,
     table_options,
 )
+from loupe.reportcommands import report
 
 if TYPE_CHECKING:
     from loupe.checking import CheckReport
@@ -212,6 +213,12 @@ def split(table: Path, out: Path, stratify: str, no_shuffle: bool, **options: An
     "--cache-gb", default=20.0, type=click.FloatRange(0), show_default=True,
     help="Limit of the decode cache.",
 )  # fmt: skip
+@click.option(
+    "--track",
+    multiple=True,
+    type=click.Choice(["tensorboard", "mlflow"]),
+    help="Show the training there as well (RUN/tensorboard; an MLflow server or folder).",
+)
 def train(table: Path, recipes: tuple[Path, ...], cache_gb: float, **options: Any) -> None:
     """Train on k folds and score every held-out row.
 
@@ -233,7 +240,7 @@ def train(table: Path, recipes: tuple[Path, ...], cache_gb: float, **options: An
     _show_run(run)
 
 
-for _command in (*COMMANDS, *MASK_COMMANDS, *AUDIT_COMMANDS):
+for _command in (*COMMANDS, *MASK_COMMANDS, *AUDIT_COMMANDS, report):
     cli.add_command(_command)
 
 

@@ -60,6 +60,7 @@ from loupe.splitting import check_folds, split
 from loupe.starts import digest_start
 from loupe.table import Table
 from loupe.teachers import TEACHER_STAMP, check_teachers
+from loupe.tracking import check_trackers, track_finished, tracking
 from loupe.watching import check_metric
 from loupe.weights import weights_folder
 
@@ -84,6 +85,7 @@ def train(
     executor: Executor = "processes",
     jobs: int | None = None,
     cache_bytes: int = DEFAULT_LIMIT_BYTES,
+    track: Sequence[str] = (),
     reporter: Reporter | None = None,
 ) -> Run:
     """Train every recipe on every fold, and score the out-of-fold predictions.
@@ -113,12 +115,15 @@ def train(
         jobs: Jobs at a time; None for as many as there are cores (one on an
             accelerator).
         cache_bytes: Limit of the decode cache; 0 decodes whenever asked.
+        track: Where else to show the training: `tensorboard` (in the run folder),
+            `mlflow`. It changes no result, and a tracker that fails stops nothing.
         reporter: Told of the progress.
 
     Returns:
         The finished run.
 
     Raises:
+        MissingExtraError: a tracker's library is not installed.
         TableError: no targets, or unreadable images (all are named).
         RecipeError: a recipe does not fit the table or the network.
         WeightsError: pretrained weights cannot be had.
@@ -126,15 +131,10 @@ def train(
             networks that saw what a fold holds out, without `allow_leak`.
         RunError: `out` holds something else.
     """
-    reporter = reporter or Silent()
+    reporter, track = reporter or Silent(), check_trackers(track)
     if name is None:
         name = "table" if isinstance(table, Table) else Path(table).stem
-    if not isinstance(table, Table):
-        table = read_table(table, images=images)
-        for note in table.notes:
-            reporter.note(note)
-    if not table.labelled:
-        raise TableError("the table has no labels (or rows without one); training needs them all.")
+    table = _read_labelled(table, images, reporter)
     # What is quick to refuse comes before what takes long.
     device = choose_device(device)
     folder = weights_folder(weights)
@@ -165,6 +165,7 @@ def train(
     reporter.note(f"run folder: {run.folder}")
     if run.finished:
         reporter.note("this run is finished already; nothing to do.")
+        track_finished(run, track, reporter)
         _show_masks(run, device, reporter)
         return run
     started = time.perf_counter()
@@ -174,18 +175,32 @@ def train(
     prepare_frames(run, table, reporter)
     choose_engines(run, device, reporter)
     prepare_features(run, table, folder, device, cache_bytes, reporter)
-    _run_jobs(run, _list_jobs(run, folder, device, cache_bytes), executor, jobs, reporter)
-    count_masks(
-        run,
-        device=device,
-        executor=executor,
-        jobs=jobs,
-        cache_bytes=cache_bytes,
-        reporter=reporter,
-    )
-    _finish(run, table, source, time.perf_counter() - started)
+    todo = _list_jobs(run, folder, device, cache_bytes)
+    with tracking(run, track, reporter):
+        _run_jobs(run, todo, executor, jobs, reporter)
+        count_masks(
+            run,
+            device=device,
+            executor=executor,
+            jobs=jobs,
+            cache_bytes=cache_bytes,
+            reporter=reporter,
+        )
+        _finish(run, table, source, time.perf_counter() - started)
     _show_masks(run, device, reporter)
     return run
+
+
+def _read_labelled(
+    table: Table | str | Path, images: str | Path | None, reporter: Reporter
+) -> Table:
+    if not isinstance(table, Table):
+        table = read_table(table, images=images)
+        for note in table.notes:
+            reporter.note(note)
+    if not table.labelled:
+        raise TableError("the table has no labels (or rows without one); training needs them all.")
+    return table
 
 
 def _show_masks(run: Run, device: str, reporter: Reporter) -> None:

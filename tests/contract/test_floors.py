@@ -66,7 +66,7 @@ MAP: dict[str, list[set[str]]] = {
             "votes",
         },
         {"labelquality", "maskcuts", "scorecard"},
-        {"components", "condensing", "trials"},
+        {"components", "condensing", "maskwords", "trials"},
         {"intervals"},
         {"margins"},
     ],
@@ -82,7 +82,7 @@ MAP: dict[str, list[set[str]]] = {
         },
         {"conformal", "monotone", "proving", "sheetchecks", "simplex", "thresholds"},
         {"blending", "calibrating", "gates", "maskrules", "resamples", "rules", "sheetroles"},
-        {"doubts", "gatefits", "goals", "ruling", "sheetfiles", "wagers"},
+        {"curves", "doubts", "gatefits", "goals", "ruling", "sheetfiles", "wagers"},
         {"gatetrials", "worth"},
         {"deciding"},
     ],
@@ -116,7 +116,9 @@ MAP: dict[str, list[set[str]]] = {
         {"architectures", "ensembles", "tasks"},
         {"aims", "fitting", "mapping", "masktraining", "maskscoring", "probing"},
         {"contact", "counting", "jobs"},
-        {"maskjobs", "preparation"},
+        {"maskjobs", "preparation", "trackers"},
+        {"mlflows", "tensorboards"},
+        {"tracking"},
         {"training"},
     ],
     "using what was trained": [
@@ -136,6 +138,23 @@ MAP: dict[str, list[set[str]]] = {
         {"reviewserver"},
         {"reviewing"},
     ],
+    "the report": [
+        {"explaining", "judged", "reportparts", "samplepictures"},
+        {"datasamples", "figures", "mistakes", "reportpages", "runfacts", "worries"},
+        {"chartparts", "datahealth", "historycharts", "verdicts"},
+        {
+            "calibrationcharts",
+            "comparingcharts",
+            "confusioncharts",
+            "curvecharts",
+            "issuecharts",
+            "maskcharts",
+            "scorecharts",
+            "thresholdtables",
+        },
+        {"comparingruns"},
+        {"reporting"},
+    ],
     "the surface": [
         {"tiles"},
         {"photographs"},
@@ -144,7 +163,7 @@ MAP: dict[str, list[set[str]]] = {
         {"demonstration", "systems", "terminal"},
         {"auditshowing", "maskshowing", "options", "showing"},
         {FRONT},
-        {"auditcommands", "maskcommands"},
+        {"auditcommands", "maskcommands", "reportcommands"},
         {"commands"},
         {"cli"},
     ],
@@ -155,15 +174,26 @@ TOPICS = {"images", "reading tables", "random transforms", "numbers"}
 GROUND = "shapes and small tools"
 
 LIBRARIES: dict[str, set[str]] = {
-    "click": {"auditcommands", "cli", "commands", "maskcommands", "options"},
+    "captum": {"explaining"},
+    "click": {"auditcommands", "cli", "commands", "maskcommands", "options", "reportcommands"},
     "cv2": {
         "appearance", "colour", "components", "copies", "erasing", "geometric_steps", "geometry",
-        "images", "mapping", "photographs", "samples", "scenes", "tiles",
+        "explaining", "images", "mapping", "mistakes", "photographs", "samples", "scenes", "tiles",
     },
     "huggingface_hub": {"build"},
     "numpy": set(),  # anywhere
-    "jinja2": {"reviewserver"},
-    "PIL": {"decoding", "maskimages", "overlays", "pictures", "rowimages"},
+    "jinja2": {"reportpages", "reviewserver"},
+    "markupsafe": {"reportpages"},
+    "matplotlib": {
+        "calibrationcharts", "chartparts", "comparingcharts", "confusioncharts", "curvecharts",
+        "figures", "historycharts",
+    },
+    "mlflow": {"mlflows"},
+    "tensorboard": {"tensorboards"},
+    "PIL": {
+        "decoding", "maskcharts", "maskimages", "mistakes", "overlays", "pictures", "reportpages",
+        "rowimages", "samplepictures",
+    },
     "platformdirs": {"caching"},
     "pyarrow": {
         "cells", "heldout", "predictions", "sheetcells", "sheetchecks", "sheetfiles", "table",
@@ -179,17 +209,17 @@ LIBRARIES: dict[str, set[str]] = {
     "timm": {"build", "optimizers"},
     "torch": {
         "aims", "averaging", "build", "cascading", "control", "counting", "data", "ensembles",
-        "evaluation", "features",
+        "evaluation", "explaining", "features",
         "fitting", "heads", "inference", "jobs", "losses", "mapping", "maskevaluation", "maskjobs",
         "masklosses", "mixing", "networks", "optimizers", "preparation", "probing", "segmenters",
-        "tasks", "training",
+        "tasks", "tensorboards", "training",
     },
     "uvicorn": {"reviewing"},
     "yaml": {"cascades", "recipe"},
 }  # fmt: skip
 """Who imports what; one place for each keeps it replaceable. No pandas, no scikit-learn."""
 
-PRINTING = {"auditcommands", "cli", "commands", "maskcommands", "options"}
+PRINTING = {"auditcommands", "cli", "commands", "maskcommands", "options", "reportcommands"}
 SAMPLES = {"testing", "samples", "photographs", "tiles", "scenes", "systems"}
 """Sample data; imported by one another and by the demonstration alone."""
 RUNNERS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}
