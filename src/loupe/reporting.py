@@ -35,7 +35,7 @@ from loupe.mistakes import describe_mistakes, describe_predictions
 from loupe.progress import Reporter, Silent
 from loupe.reportpages import Heading, write_page
 from loupe.reportparts import Commands, Grid, Section, Text, list_charts
-from loupe.runfacts import describe_commands, describe_facts
+from loupe.runfacts import describe_commands, describe_facts, name_source, quote_command
 from loupe.runs import Run, open_run
 from loupe.scorecharts import describe_blend, describe_scores
 from loupe.table import Table
@@ -163,9 +163,10 @@ def _report_run(run: Run, page: Path, *, check: bool, maps: bool, reporter: Repo
     def conclude() -> Found:
         return write_verdict(run, evidence, checked, read_run_issues(run), known)
 
+    typed = quote_command(name_source(table) or "TABLE")
     parts = [
         _Part("verdict", "Verdict", conclude),
-        _Part("data", "Data", lambda: describe_table(table, check=checked)),
+        _Part("data", "Data", lambda: describe_table(table, check=checked, source=typed)),
         _Part("scores", "Scores", lambda: _describe_scores(run, known, fault)),
         *_list_parts(run, known),
         _Part("mistakes", "Worst mistakes", describe_worst, loud=True),
