@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +18,13 @@ from loupe.comparing import COMPARED, Comparison, Proof, find_side, judge, spell
 from loupe.comparingcharts import draw_differences, draw_scores
 from loupe.dices import MAIN
 from loupe.intervals import Difference, Score
+from loupe.origins import parse_origin
 from loupe.proving import WORDS
 from loupe.reportparts import Block, Grid, Section, Text, Tone
 from loupe.runs import Run
 from loupe.scorecard import LOWER_IS_BETTER
 from loupe.scoring import read_scores
+from loupe.table import Table
 
 _DRAWN_MASKS = (MAIN, "dice_nonempty", "dice_micro", "specificity", "recall", "dice_given_found")
 _BY_CLASS = "f1"
@@ -125,17 +128,22 @@ def _describe_scores(compared: Sequence[Compared]) -> Section:
         text="Each run on all rows that it held out. Whether one is better is said by the paired "
         "differences below: intervals of two runs may overlap though one is clearly better."
     )
+    warned = _warn_of_labels(compared)
+    return Section(key="scores", title="Scores", blocks=(told, *warned, chart, grid))
+
+
+def _warn_of_labels(compared: Sequence[Compared]) -> tuple[Text, ...]:
+    """Say whose scores cannot be set beside each other: they are of other labels."""
     others = [
         each.name for each in compared[1:] if each.comparison is None or each.comparison.proof
     ]
-    warned: tuple[Text, ...] = ()
-    if others:
-        text = (
-            f"{', '.join(others)} may have other labels than {names[0]}: each run is scored by its "
-            "own, so that these scores do not say which is better."
-        )
-        warned = (Text(text=text, tone="warn"),)
-    return Section(key="scores", title="Scores", blocks=(told, *warned, chart, grid))
+    if not others:
+        return ()
+    text = (
+        f"{', '.join(others)} may have other labels than {compared[0].name}: each run is scored by "
+        "its own, so that these scores do not say which is better."
+    )
+    return (Text(text=text, tone="warn"),)
 
 
 def _describe_differences(compared: Sequence[Compared]) -> Section:
@@ -255,7 +263,8 @@ def _describe_classes(compared: Sequence[Compared]) -> Section:
         for number, each in enumerate(compared)
         if each.comparison is not None and each.comparison.by_class
     ]
-    return Section(key="classes", title="By class", blocks=(chart, *grids))
+    blocks: tuple[Block, ...] = (*_warn_of_labels(compared), chart, *grids)
+    return Section(key="classes", title="By class", blocks=blocks)
 
 
 def _describe_recipes(compared: Sequence[Compared]) -> Section:
@@ -296,10 +305,16 @@ def _list_facts(run: Run) -> dict[str, str]:
         "groups": DASH if table.groups is None else f"{len(set(table.groups)):,}",
         "folds": f"{len(run.folds):,}",
         "members": ", ".join(run.members),
-        "labels": table.origin,
+        "labels": _tell_labels(table),
         "table": table.digest(),
         "seconds of training": f"{seconds:,.0f}",
     }
+
+
+def _tell_labels(table: Table) -> str:
+    origins = [parse_origin(text) for text in table.label_origins or ()]
+    counts = Counter(origin.action for origin in origins if origin is not None)
+    return ", ".join(f"{n:,} {action}" for action, n in counts.items()) or table.origin
 
 
 def _flatten_recipes(run: Run) -> dict[str, str]:

@@ -209,11 +209,13 @@ def write_instructions(run: Run, table: Table) -> str:
     goal = "--precision 0.99" if table.exclusive else "--recall 0.95"
     submission = f"loupe predict {run.folder} TABLE --out submission.csv --format submission"
     return (
+        f"read all about it:    loupe report {run.folder}\n"
         f"predict new images:   loupe predict {run.folder} IMAGES --out predictions.csv\n"
         f"as probabilities:     loupe predict {run.folder} IMAGES --out probabilities.csv "
         "--format probabilities\n"
         + (f"in the table's form:  {submission}\n" if own_form else "")
         + ("" if run.refit else f"choose thresholds:    loupe decide {run.folder} {goal}\n")
+        + ("" if run.refit else f"find wrong labels:    loupe audit {run.folder}\n")
         + ("" if run.refit else f"out-of-fold sheet:    {run.oof_file}\n")
         + f"scores:               {run.scores_file}\n"
     )
