@@ -163,7 +163,7 @@ def _chart_panels(judged: Judged, bins: Sequence[ReliabilityBin]) -> Chart:
                 continue
             name = shown[place]
             _draw_bins(axes, [each for each in bins if each.class_name == name])
-            told = f"{shorten_label(name, 20)}  {spell(errors[name])}"
+            told = f"{shorten_label(name, 20)}: error {spell(errors[name])}"
             below = place + columns >= len(shown)
             style_panel(axes, told, left=place % columns == 0, bottom=below)
         figure.supxlabel("probability", color=FAINT, fontsize=9)

@@ -124,26 +124,42 @@ def _describe_scores(compared: Sequence[Compared]) -> Section:
         name="compared-all-scores",
         wide=True,
     )
-    told = Text(
-        text="Each run on all rows that it held out. Whether one is better is said by the paired "
-        "differences below: intervals of two runs may overlap though one is clearly better."
-    )
+    said = "Each run on all rows that it held out."
+    if any(each.comparison is not None for each in compared):
+        said += (
+            " Whether one is better is said by the paired differences below: intervals of two "
+            "runs may overlap though one is clearly better."
+        )
+    told = Text(text=said)
     warned = _warn_of_labels(compared)
     return Section(key="scores", title="Scores", blocks=(told, *warned, chart, grid))
 
 
 def _warn_of_labels(compared: Sequence[Compared]) -> tuple[Text, ...]:
     """Say whose scores cannot be set beside each other: they are of other labels."""
-    others = [
-        each.name for each in compared[1:] if each.comparison is None or each.comparison.proof
-    ]
-    if not others:
-        return ()
-    text = (
-        f"{', '.join(others)} may have other labels than {compared[0].name}: each run is scored by "
-        "its own, so that these scores do not say which is better."
-    )
-    return (Text(text=text, tone="warn"),)
+    blocks = []
+    changed = [each.name for each in compared[1:] if each.comparison and each.comparison.proof]
+    if changed:
+        text = (
+            f"{', '.join(changed)} has other labels than {compared[0].name}: each run is scored by "
+            "its own, so that these scores do not say which is better."
+        )
+        blocks.append(Text(text=text, tone="warn"))
+    alone = [each.name for each in compared[1:] if each.comparison is None]
+    if alone:
+        text = (
+            f"{', '.join(alone)} cannot be compared with {compared[0].name} (see above), so that "
+            "these scores do not say which is better."
+        )
+        blocks.append(Text(text=text, tone="warn"))
+    refit = [each.name for each in compared if each.run.refit]
+    if refit:
+        text = (
+            f"{', '.join(refit)} was trained on all rows and held none out: what is shown was "
+            "measured of the run that it follows."
+        )
+        blocks.append(Text(text=text, tone="warn"))
+    return tuple(blocks)
 
 
 def _describe_differences(compared: Sequence[Compared]) -> Section:

@@ -192,7 +192,9 @@ def _chart_panels(
                 continue
             each = shown[place]
             draw(axes, each)
-            told = f"{shorten_label(each.name, 20)}  {spell(each.areas[metric].value, 2)}"
+            short = "AP" if metric == "average_precision" else "AUC"
+            area = spell(each.areas[metric].value, 2)
+            told = f"{shorten_label(each.name, 20)}: {short} {area}"
             below = place + columns >= len(shown)
             style_panel(axes, told, left=place % columns == 0, bottom=below)
         figure.supxlabel(words[0], color=FAINT, fontsize=9)

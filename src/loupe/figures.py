@@ -164,6 +164,11 @@ def _clean(svg: str, name: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     # Ids of several figures must not meet in one page.
+    # Tags alone: the text between them is names of classes, whatever they hold.
+    return re.sub(r"<[^!?][^>]*>", lambda found: _clean_tag(found[0], name), svg)
+
+
+def _clean_tag(svg: str, name: str) -> str:
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'(xlink:href|href)="#([^"]+)"', rf'\1="#{name}-\2"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
@@ -192,15 +193,16 @@ def write_mask_instructions(run: Run) -> str:
     Args:
         run: The run.
     """
+    place = shlex.quote(str(run.folder))
     return (
-        f"read all about it:    loupe report {run.folder}\n"
-        f"segment new images:   loupe segment {run.folder} IMAGES --out masks.csv\n"
-        f"in a sample's form:   loupe segment {run.folder} IMAGES --like sample_submission.csv "
+        f"read all about it:    loupe report {place}\n"
+        f"segment new images:   loupe segment {place} IMAGES --out masks.csv\n"
+        f"in a sample's form:   loupe segment {place} IMAGES --like sample_submission.csv "
         "--out submission.csv\n"
         "score masks:          loupe score masks.csv TABLE\n"
         f"after classifiers:    write 'masks: {{run: {run.folder}}}' into CASCADE.yaml, then loupe "
         "cascade CASCADE.yaml IMAGES --out submission.csv\n"
-        + ("" if run.refit else f"find odd masks:       loupe audit {run.folder}\n")
+        + ("" if run.refit else f"find odd masks:       loupe audit {place}\n")
         + ("" if run.refit else f"held-out counts:      {run.counts_file}\n")
         + f"how maps are cut:     {run.cuts_file}\n"
         f"scores:               {run.scores_file}\n"

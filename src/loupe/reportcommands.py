@@ -50,10 +50,17 @@ def report(
     else:
         _refuse_reading(reading)
     made: Report = reporting.report(
-        found, out=out, check=not no_check, maps=not no_maps, reporter=choose_reporter()
+        found,
+        images=reading["images"],
+        read_from=sources[0],
+        out=out,
+        check=not no_check,
+        maps=not no_maps,
+        reporter=choose_reporter(),
     )
     megabytes = f"{made.size / 1e6:.1f} MB, {len(made.sections)} sections"
-    click.echo(f"wrote {made.path} ({megabytes}), figures in {made.figures}")
+    beside = f", figures in {made.figures}" if made.figures.is_dir() else ""
+    click.echo(f"wrote {made.path} ({megabytes}){beside}")
     click.echo(f"open it: {shlex.quote(made.path.absolute().as_uri())}")
 
 

@@ -83,6 +83,7 @@ def report(
     sources: PathLike | Run | Table | Sequence[PathLike | Run],
     *,
     images: PathLike | None = None,
+    read_from: PathLike | None = None,
     out: PathLike | None = None,
     check: bool = True,
     maps: bool = True,
@@ -96,6 +97,7 @@ def report(
     Args:
         sources: A finished run, a table, or two runs or more.
         images: Folder of the images, for a table that is read from a file.
+        read_from: What a `Table` was read from, for the commands shown.
         out: The page. Default: `report.html` in the run; beside a table, `<name>.report.html`;
             `compare.html` here for several runs. The figures stand beside it.
         check: Decode all images once to look for damage, copies and contradictions.
@@ -113,7 +115,8 @@ def report(
     if isinstance(sources, Table):
         if out is None:
             raise InputError("a table from memory has no place: name the page (out=...).")
-        return _report_table(sources, Path(out), check=check, reporter=told)
+        typed = _type_table(read_from, images)
+        return _report_table(sources, Path(out), typed, check=check, reporter=told)
     if len(sources) > 1:
         runs = [_open_finished(source) for source in sources]
         return _report_comparison(runs, Path(out or "compare.html"), told)
@@ -126,7 +129,8 @@ def report(
         return _report_run(run, page, check=check, maps=maps, reporter=told)
     table = read_table(source, images=images)
     page = place_page(Path(source)) if out is None else Path(out)
-    return _report_table(table, page, check=check, reporter=told)
+    typed = _type_table(source, images)
+    return _report_table(table, page, typed, check=check, reporter=told)
 
 
 def is_run(source: Path) -> bool:
@@ -232,10 +236,19 @@ def _gather(run: Run, reporter: Reporter) -> tuple[Judged | None, str]:
         return None, str(error)
 
 
-def _report_table(table: Table, page: Path, *, check: bool, reporter: Reporter) -> Report:
+def _type_table(source: PathLike | None, images: PathLike | None) -> str:
+    """Spell a table as it is typed in a command."""
+    if source is None:
+        return "TABLE"
+    return quote_command(source, *([] if images is None else ["--images", images]))
+
+
+def _report_table(
+    table: Table, page: Path, typed: str, *, check: bool, reporter: Reporter
+) -> Report:
     checked = _check(table, reporter) if check else None
     parts = [
-        _Part("data", "Data", lambda: describe_table(table, check=checked)),
+        _Part("data", "Data", lambda: describe_table(table, check=checked, source=typed)),
     ]
     name = page.name.removesuffix(".html").removesuffix(".report")
     return _write(Heading(title=f"Data of {name}"), parts, page, reporter)
@@ -259,8 +272,9 @@ def _report_comparison(runs: Sequence[Run], page: Path, reporter: Reporter) -> R
         reporter.advance(number)
     reporter.end()
     folders = [str(run.folder) for run in runs]
-    lines = tuple(f"loupe compare {folders[0]} {folder}" for folder in folders[1:])
-    again = Commands(lines=(f"loupe report {' '.join(folders)} --out {page}", *lines))
+    pairs = [each for each in compared if each.comparison is not None]
+    lines = tuple(quote_command("loupe", "compare", folders[0], each.run.folder) for each in pairs)
+    again = Commands(lines=(quote_command("loupe", "report", *folders, "--out", page), *lines))
     parts = [
         _Part(key="verdict", title="Comparison", make=lambda: describe_comparison(compared)),
         _Part(
@@ -329,8 +343,10 @@ def _write(heading: Heading, parts: Sequence[_Part], page: Path, reporter: Repor
 def _make(part: _Part) -> list[Section]:
     try:
         found = part.make()
-    except LoupeError as error:
-        told = Text(text=f"This part could not be made: {error}", tone="warn")
+    except (LoupeError, OSError, ValueError, KeyError) as error:
+        # Files of a run may be damaged or by hand; one part must not take the page with it.
+        said = str(error) if isinstance(error, LoupeError) else f"{type(error).__name__}: {error}"
+        told = Text(text=f"This part could not be made: {said}", tone="warn")
         found = Section(key=part.key, title=part.title, blocks=(told,))
     if found is None:
         return []

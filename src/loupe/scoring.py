@@ -6,6 +6,7 @@ It must not train, or compute a metric by itself.
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -195,27 +196,29 @@ def write_instructions(run: Run, table: Table) -> str:
         run: The run.
         table: What it was trained on.
     """
+    place = shlex.quote(str(run.folder))
     if run.blend is not None and any(source.file for source in run.blend.sources):
         return (
             "blend new predictions: loupe blend NEW_A NEW_B --weights "
             f"{','.join(f'{weight:.6g}' for weight in run.blend.weights)} --out new.csv\n"
-            f"choose thresholds:     loupe decide {run.folder} "
+            f"choose thresholds:     loupe decide {place} "
             f"{'--precision 0.99' if table.exclusive else '--recall 0.95'}\n"
-            f"score new predictions: loupe score new.csv TABLE --rule {run.rule_file} --held-out\n"
+            "score new predictions: loupe score new.csv TABLE --rule "
+            f"{shlex.quote(str(run.rule_file))} --held-out\n"
             f"scores:                {run.scores_file}\n"
         )
     # A classifier cannot fill a column of masks.
     own_form = table.layout.name != "memory" and not table.layout.name.startswith("rle")
     goal = "--precision 0.99" if table.exclusive else "--recall 0.95"
-    submission = f"loupe predict {run.folder} TABLE --out submission.csv --format submission"
+    submission = f"loupe predict {place} TABLE --out submission.csv --format submission"
     return (
-        f"read all about it:    loupe report {run.folder}\n"
-        f"predict new images:   loupe predict {run.folder} IMAGES --out predictions.csv\n"
-        f"as probabilities:     loupe predict {run.folder} IMAGES --out probabilities.csv "
+        f"read all about it:    loupe report {place}\n"
+        f"predict new images:   loupe predict {place} IMAGES --out predictions.csv\n"
+        f"as probabilities:     loupe predict {place} IMAGES --out probabilities.csv "
         "--format probabilities\n"
         + (f"in the table's form:  {submission}\n" if own_form else "")
-        + ("" if run.refit else f"choose thresholds:    loupe decide {run.folder} {goal}\n")
-        + ("" if run.refit else f"find wrong labels:    loupe audit {run.folder}\n")
+        + ("" if run.refit else f"choose thresholds:    loupe decide {place} {goal}\n")
+        + ("" if run.refit else f"find wrong labels:    loupe audit {place}\n")
         + ("" if run.refit else f"out-of-fold sheet:    {run.oof_file}\n")
         + f"scores:               {run.scores_file}\n"
     )

@@ -396,6 +396,11 @@ def _threads(run: Run, name: str) -> tuple[int, ...]:
     threads = run.member(name).recipe().engine.threads
     if threads == "auto":
         raise RecipeError(f"{name}: the engine was not resolved.")
+    if len(threads) != len(run.folds):
+        raise RecipeError(
+            f"{name}: engine.threads has {len(threads)} entries and the run {len(run.folds)} "
+            "fold(s); leave engine out of the recipe, or give one for each fold."
+        )
     return threads
 
 
