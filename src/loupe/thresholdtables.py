@@ -16,23 +16,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from loupe.calibration import calibrate
-from loupe.chartparts import (
-    MOST_ROWS,
-    Mark,
-    draw_marks,
-    measure_height,
-    shorten_label,
-    spell,
-    spell_share,
-    spell_share_interval,
-    write_number,
-)
+from loupe.chartparts import spell, spell_share, spell_share_interval
 from loupe.evidence import Evidence, final_probs, held_out_probs, probs_without
-from loupe.figures import BLUE, ORANGE, add_axes, drawing, finish_figure
+from loupe.goalcharts import (
+    HARD,
+    MOST_CLASSES,
+    Row,
+    chart_recall,
+    falls_short,
+    spell_aim,
+    spell_flagged,
+)
 from loupe.judged import Judged, judge_run
 from loupe.metrics import to_decisions
-from loupe.reliability import Share, measure_share
-from loupe.reportparts import Block, Chart, Commands, Grid, Section, Text
+from loupe.reportparts import Block, Commands, Grid, Section, Text
 from loupe.rules import Rule
 from loupe.runs import Run
 from loupe.thresholds import Cut, Float32, Goal, find_cuts
@@ -45,36 +42,10 @@ SHARES = (0.9, 0.95, 0.99)
 """Recalls and precisions that are asked for."""
 COSTS = (1.0, 5.0, 10.0, 20.0, 50.0)
 """How many false alarms a miss costs."""
-MOST_CLASSES = 20
-"""Classes in the tables of the page; the CSV of the chart holds all."""
 RESAMPLES = 200
 """Of the intervals: enough for two digits of 20 classes by 11 goals."""
 _FOLDED = 12
 """A table of more rows is folded."""
-_HARD = Goal(kind="recall", value=0.95)
-"""What the chart shows, and what classes are sorted by."""
-_HEADER = (
-    "class", "goal", "threshold", "threshold_low", "threshold_high", "reached", "recall",
-    "recall_low", "recall_high", "precision", "precision_low", "precision_high", "share_flagged",
-    "flagged_low", "flagged_high", "note",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """A goal of one class, and what it takes.
-
-    Attributes:
-        goal: What was asked for.
-        found: The threshold and its worth.
-        flagged: Share of rows that would be decided positive, cross-fitted.
-        note: Why it cannot be had; "" if it can.
-    """
-
-    goal: Goal
-    found: Threshold
-    flagged: Share
-    note: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,14 +175,21 @@ def _weigh(
         classes=[case.names[column] for column in columns],
         resamples=resamples,
     )
-    flagged = held >= by_part[:, columns].astype(np.float32)[evidence.parts]
-    weights = np.bincount(evidence.groups).astype(np.float64)
-    rows = []
-    for place, found in enumerate(described):
-        hits = np.bincount(evidence.groups, flagged[:, place]).astype(np.float64)
-        share = measure_share(hits, weights)
-        rows.append(Row(goal=goal, found=found, flagged=share, note=_explain(found, goal, share)))
-    return rows
+    flagged = (held >= by_part[:, columns].astype(np.float32)[evidence.parts]).mean(axis=0)
+    return [
+        _add_flagged(found, goal, float(flagged[place]), case.shown[:, columns[place]])
+        for place, found in enumerate(described)
+    ]
+
+
+def _add_flagged(found: Threshold, goal: Goal, flagged: float, probs: Float32) -> Row:
+    """Say how many rows are flagged, and how many at the ends of the threshold's interval."""
+    ends = [
+        math.nan if math.isnan(end) else float((probs >= np.float32(end)).mean())
+        for end in (found.high, found.low)
+    ]
+    note = _explain(found, goal, flagged)
+    return Row(goal=goal, found=found, flagged=flagged, least=ends[0], most=ends[1], note=note)
 
 
 def _fit_parts(judged: Judged, truth: Bool) -> tuple[tuple[Bool, Float32], ...]:
@@ -226,20 +204,21 @@ def _calibrate(judged: Judged, rule: Rule, probs: Float32) -> Float32:
     return calibrate(rule.calibration, probs, exclusive=judged.evidence.exclusive)
 
 
-def _explain(found: Threshold, goal: Goal, flagged: Share) -> str:
-    """Say in words where a goal cannot be had, or is met by an empty rule."""
+def _explain(found: Threshold, goal: Goal, flagged: float) -> str:
+    """Say in words where a goal cannot be had, is met by an empty rule, or is missed."""
     if not found.positives:
         return "no row has this class"
     if not found.attained:
         return "cannot be reached: the best precision is shown"
     if found.threshold > 1:
         return "cheapest is to flag nothing"
-    if found.threshold == 0 or flagged.value == 1:
-        return "met only by flagging every row"
+    if flagged == 0 and goal.kind == "precision":
+        return "no held-out row is flagged"
     reached = {"recall": found.recall, "precision": found.precision}.get(goal.kind)
-    if reached is not None and reached.high < goal.value:
-        return "missed on rows that were held out"
-    return ""
+    note = "met only by flagging every row" if found.threshold == 0 or flagged == 1 else ""
+    if reached is not None and falls_short(reached, goal):
+        note = f"aimed at {spell_aim(goal)}, {spell_share(reached.value)} on held-out rows"
+    return note
 
 
 # The section --------------------------------------------------------------------------------------
@@ -256,19 +235,21 @@ def describe_thresholds(run: Run, evidence: Evidence, judged: Judged | None = No
     judged = judged or judge_run(run, evidence)
     shown = judged.evidence
     case = make_case(judged)
-    order = _sort_classes(take_goal(case, _HARD, resamples=0))
+    order = _sort_classes(take_goal(case, HARD, resamples=0))
     names = order[:MOST_CLASSES]
     sure = [shown.classes.index(name) for name in names]
     found = {goal: take_goal(case, goal, columns=sure) for goal in _list_goals()}
     text = (
         "What a goal would take, if the rule were changed to it. Thresholds are chosen on all "
         "rows, with the interval of the choice; recall, precision and the share flagged are of "
-        "rows held out from the choice, with the interval to expect on as many new rows."
+        "rows held out from the choice. Recall and precision have the interval to expect on as "
+        "many new rows; the share flagged has what it would be at both ends of the interval of "
+        "the threshold."
     )
     blocks: list[Block] = [Text(text=text)]
     if shown.exclusive:
         blocks += [Text(text=_ONE_AGAINST_ALL), _list_accepted(judged)]
-    blocks.append(_chart_recall(found, order))
+    blocks.append(chart_recall(found, order))
     for kind, title in _TITLES.items():
         rows = [row for goal, each in found.items() if goal.kind == kind for row in each]
         mine = [row for row in rows if row.found.class_name in names]
@@ -293,6 +274,9 @@ _ONE_AGAINST_ALL = (
 )
 
 
+_OVER = "over the interval of the threshold"
+
+
 def _list_goals() -> list[Goal]:
     return [
         *(Goal(kind="recall", value=share) for share in SHARES),
@@ -311,7 +295,10 @@ def _sort_classes(rows: Sequence[Row]) -> list[str]:
 
 def _list_rows(rows: Sequence[Row], title: str, left: int) -> Grid:
     noted = any(row.note for row in rows)
-    header = ("class", "wanted", "threshold", "recall", "precision", "share flagged", "remark")
+    header = (
+        "class", "wanted", "threshold", "recall", "precision",
+        f"share flagged; {_OVER}", "remark",
+    )  # fmt: skip
     cells = [
         (
             row.found.class_name,
@@ -319,7 +306,7 @@ def _list_rows(rows: Sequence[Row], title: str, left: int) -> Grid:
             _spell_threshold(row.found),
             spell_share_interval(*_ends(row.found.recall)),
             spell_share_interval(*_ends(row.found.precision)),
-            spell_share_interval(*_ends(row.flagged)),
+            spell_flagged(row),
             row.note,
         )
         for row in rows
@@ -343,11 +330,17 @@ def _list_accepted(judged: Judged) -> Grid:
                 _spell_goal(row.goal),
                 _spell_threshold(row.found),
                 spell_share_interval(*_ends(row.found.precision)),
-                spell_share_interval(*_ends(row.flagged)),
-                row.note.replace("flagging", "accepting"),
+                spell_flagged(row),
+                row.note.replace("flagging", "accepting").replace("flagged", "accepted"),
             )
         )
-    header = ("wanted", "threshold", "accuracy of the accepted", "share accepted", "remark")
+    header = (
+        "wanted",
+        "threshold",
+        "accuracy of the accepted",
+        f"share accepted; {_OVER}",
+        "remark",
+    )
     return Grid(
         title="To accept only rows that are sure enough",
         header=header,
@@ -356,71 +349,7 @@ def _list_accepted(judged: Judged) -> Grid:
     )
 
 
-def _chart_recall(found: dict[Goal, list[Row]], order: Sequence[str]) -> Chart:
-    """Draw what a recall leaves of the precision, and how many rows it flags."""
-    few = len(order) <= 2
-    goals = [goal for goal in found if goal.kind == "recall"]
-    goals = goals if few else [_HARD]
-    at = {(goal, row.found.class_name): row for goal, rows in found.items() for row in rows}
-    rows = [at[goal, name] for name in order for goal in goals]
-    known = [row for row in rows if row.found.positives] or rows[:1]
-    shown = known[:MOST_ROWS]
-    marks = [
-        Mark(
-            label=f"{shorten_label(row.found.class_name, 18)}"
-            + (f", recall {row.goal.value:g}" if few else ""),
-            value=row.found.precision.value,
-            low=row.found.precision.low,
-            high=row.found.precision.high,
-        )
-        for row in shown
-    ]
-    with drawing(measure_height(len(marks), each=0.28) + 0.25) as figure:
-        (axes,) = add_axes(figure)
-        draw_marks(axes, marks, spelled=False)
-        for place, row in enumerate(shown):
-            axes.plot([row.flagged.value], [place], "D", color=ORANGE, markersize=5)
-        axes.plot([], [], "o-", color=BLUE, label="precision with its interval")
-        axes.plot([], [], "D", color=ORANGE, linestyle="", label="share of all rows flagged")
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-        axes.set_xlim(-0.01, 1.01)
-        first, last = shown[0], shown[-1]
-        aim = "each wanted recall" if few else f"a recall of {spell_share(_HARD.value)}"
-        more = len(known) - len(shown)
-        told = f"; intervals for the first {MOST_CLASSES}" if len(order) > MOST_CLASSES else ""
-        return finish_figure(
-            figure,
-            name="thresholds",
-            title=f"What {aim} takes, hardest class first{told}"
-            + (f"; {more} more in the CSV" if more else ""),
-            alt=f"For {aim}: {_tell(first)}" + (f"; {_tell(last)}" if last is not first else ""),
-            header=_HEADER,
-            rows=[_write_row(row) for rows in found.values() for row in rows],
-        )
-
-
-def _tell(row: Row) -> str:
-    return (
-        f"{row.found.class_name} at a recall of {spell_share(row.goal.value)} has a precision of "
-        f"{spell(row.found.precision.value)} and flags {spell_share(row.flagged.value)} of the rows"
-    )
-
-
-def _write_row(row: Row) -> tuple[str, ...]:
-    found = row.found
-    numbers = (found.threshold, found.low, found.high)
-    worth = (*_ends(found.recall), *_ends(found.precision), *_ends(row.flagged))
-    return (
-        found.class_name,
-        found.goal,
-        *map(write_number, numbers),
-        "yes" if found.attained else "no",
-        *map(write_number, worth),
-        row.note,
-    )
-
-
-def _ends(each: Estimate | Share) -> tuple[float, float, float]:
+def _ends(each: Estimate) -> tuple[float, float, float]:
     return each.value, each.low, each.high
 
 
@@ -429,7 +358,7 @@ def _or_zero(value: float) -> float:
 
 
 def _spell_goal(goal: Goal) -> str:
-    return f"1:{goal.value:g}" if goal.kind == "cost" else f"{goal.kind} {spell_share(goal.value)}"
+    return f"1:{goal.value:g}" if goal.kind == "cost" else f"{goal.kind} {spell_aim(goal)}"
 
 
 def _spell_threshold(found: Threshold) -> str:

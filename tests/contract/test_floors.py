@@ -186,7 +186,7 @@ LIBRARIES: dict[str, set[str]] = {
     "markupsafe": {"reportpages"},
     "matplotlib": {
         "calibrationcharts", "chartparts", "comparingcharts", "confusioncharts", "curvecharts",
-        "figures", "historycharts",
+        "figures", "goalcharts", "historycharts",
     },
     "mlflow": {"mlflows"},
     "tensorboard": {"tensorboards"},

@@ -7,21 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loupe.chartparts import spell_share
 from loupe.deciding import decide_evidence, write_decision
 from loupe.evidence import Evidence, make_evidence
+from loupe.goalcharts import MOST_CLASSES, Row, falls_short, spell_flagged
 from loupe.goals import Request
 from loupe.judged import Judged, judge_run
-from loupe.reportparts import Chart, Commands, Grid
+from loupe.reportparts import Chart, Commands, Grid, Section
 from loupe.runs import Run
 from loupe.thresholds import read_goal
 from loupe.thresholdtables import (
-    MOST_CLASSES,
-    Row,
     describe_thresholds,
     make_accepted_case,
     make_case,
     take_goal,
 )
+from loupe.wagers import Estimate
 
 
 def _make(classes: int, *, exclusive: bool = False, rows: int = 160) -> Evidence:
@@ -72,7 +73,7 @@ def test_accepting_takes_what_decide_says(tmp_path: Path, calibration: str) -> N
     decision = decide_evidence(evidence, request, resamples=50)
     assert (row.found,) == decision.thresholds
     accepted = {s.metric: s.value for s in decision.scores if not s.class_name}["accepted"]
-    assert row.flagged.value == pytest.approx(accepted)
+    assert row.flagged == pytest.approx(accepted)
 
 
 def test_flagged_is_the_share_of_held_out_rows_that_are_decided(tmp_path: Path) -> None:
@@ -85,8 +86,68 @@ def test_flagged_is_the_share_of_held_out_rows_that_are_decided(tmp_path: Path) 
     for part, rule in enumerate(cross.part_rules):
         mine = evidence.parts == part
         decided[mine] = evidence.members[0][mine] >= np.array(rule.thresholds, np.float32)
-    assert [row.flagged.value for row in rows] == pytest.approx(decided.mean(axis=0).tolist())
-    assert all(row.flagged.low < row.flagged.value < row.flagged.high for row in rows)
+    assert [row.flagged for row in rows] == pytest.approx(decided.mean(axis=0).tolist())
+
+
+def test_the_span_of_the_flagged_share_is_of_the_ends_of_the_threshold(tmp_path: Path) -> None:
+    evidence = _make(2)
+    _, judged = _judge(tmp_path, evidence)
+    rows = take_goal(make_case(judged), read_goal("recall:0.9"), resamples=50)
+    probs = evidence.members[0]
+    for column, row in enumerate(rows):
+        for share, end in ((row.least, row.found.high), (row.most, row.found.low)):
+            assert share == pytest.approx(np.mean(probs[:, column] >= np.float32(end)))
+        assert row.least < row.most
+        least, most = spell_share(row.least), spell_share(row.most)
+        assert spell_flagged(row) == f"{spell_share(row.flagged)}; {least} to {most}"
+    (bare, _) = take_goal(make_case(judged), read_goal("recall:0.9"), resamples=0)
+    assert np.isnan(bare.least)
+    assert spell_flagged(bare) == spell_share(bare.flagged)
+
+
+def _make_missed() -> Evidence:
+    """Make a class whose positives of one part score lower than negatives of the others."""
+    evidence = _make(3)
+    odd, first = np.arange(len(evidence.parts)) % 2 > 0, evidence.parts == 0
+    evidence.targets[:, 0] = odd
+    evidence.members[0][:, 0] = np.where(first, np.where(odd, 0.5, 0.05), np.where(odd, 0.6, 0.59))
+    return evidence
+
+
+def test_a_goal_that_is_missed_on_held_out_rows_is_remarked(tmp_path: Path) -> None:
+    evidence = _make_missed()
+    run, judged = _judge(tmp_path, evidence)
+    case = make_case(judged)
+    row = take_goal(case, read_goal("recall:0.95"), resamples=20)[0]
+    assert row.found.attained
+    assert row.found.recall.value == pytest.approx(0.8)
+    assert row.note == "aimed at 95 %, 80 % on held-out rows"
+    chart = _find_chart(describe_thresholds(run, evidence, judged))
+    assert "aiming at a recall of 95 % brings on held-out rows" in chart.title
+    assert "c0, aimed at 95 %, reaches a recall of 80 %" in chart.alt
+    assert "recall reached" in chart.svg
+    assert "recall aimed at" in chart.svg
+
+
+@pytest.mark.parametrize(
+    ("goal", "value", "high", "short"),
+    [
+        ("recall:0.95", 0.69, 0.99, True),
+        ("precision:0.9", 0.87, 0.99, True),
+        ("recall:0.95", 0.93, 0.99, False),
+        ("recall:0.95", 0.94, 0.945, True),
+        ("precision:0.9", 0.95, 0.99, False),
+        ("precision:0.9", np.nan, np.nan, False),
+    ],
+)
+def test_what_falls_short(goal: str, value: float, high: float, *, short: bool) -> None:
+    estimate = Estimate(value=value, low=0.1, high=high)
+    assert falls_short(estimate, read_goal(goal)) is short
+
+
+def _find_chart(section: Section) -> Chart:
+    (chart,) = [block for block in section.blocks if isinstance(block, Chart)]
+    return chart
 
 
 def test_what_cannot_be_had_is_said(tmp_path: Path) -> None:
@@ -118,7 +179,7 @@ def test_columns_without_intervals_have_their_values(tmp_path: Path) -> None:
 
 def _values(row: Row) -> tuple[float, float, float, float]:
     found = row.found
-    return found.threshold, found.recall.value, found.precision.value, row.flagged.value
+    return found.threshold, found.recall.value, found.precision.value, row.flagged
 
 
 @pytest.mark.parametrize(("classes", "exclusive"), [(1, False), (2, True), (21, False)])
@@ -133,7 +194,7 @@ def test_the_section_has_a_table_for_each_kind(
     tables = [3 * shown, 3 * shown, 5 * shown]
     assert [len(grid.rows) for grid in grids] == ([3, *tables] if exclusive else tables)
     assert all(len(row) == len(grid.header) for grid in grids for row in grid.rows)
-    (chart,) = [block for block in section.blocks if isinstance(block, Chart)]
+    chart = _find_chart(section)
     assert len(chart.rows) == 11 * classes
     assert all(len(row) == len(chart.header) for row in chart.rows)
     (command,) = [block for block in section.blocks if isinstance(block, Commands)]

@@ -13,6 +13,8 @@ from loupe.checking import CheckReport
 from loupe.findings import Finding
 from loupe.intervals import Score
 from loupe.issues import IssueSheet
+from loupe.maskcuts import NEVER_AREA, Candidate, MaskCut
+from loupe.maskrules import MaskRule, write_mask_rule
 from loupe.runs import Run
 from loupe.table import HOLDOUT, Quarantined, Table
 from loupe.worries import FEW_GROUPS, FEW_ROWS, Case, list_worries, name_classes
@@ -79,12 +81,26 @@ def test_stamps_come_first_and_relabelled_is_milder() -> None:
     assert "interval is wide: accuracy 0.900 (0.750 to 1.050)" in found[3]
 
 
-def test_what_must_be_fixed_is_counted() -> None:
-    finding = Finding(id="a.png", finding="truncated", severity="fix", detail="cut")
-    report = CheckReport(
-        rows=2, findings=(finding, finding), class_counts={}, classes_per_image={}, group_sizes={},
+def make_check(*findings: Finding) -> CheckReport:
+    return CheckReport(
+        rows=2, findings=findings, class_counts={}, classes_per_image={}, group_sizes={},
         copy_sizes={}, sizes=None, copies=(), groups=(),  # type: ignore[arg-type]
     )  # fmt: skip
+
+
+def test_near_copies_with_other_labels_are_counted() -> None:
+    findings = [
+        Finding(id=name, finding="near-contradiction", severity="note", detail="odd")
+        for name in ("a.png", "b.png")
+    ]
+    assert texts(make_case(*GOOD, check=make_check(*findings))) == [
+        "warn: 2 rows have a near copy with another label: look for wrong labels there."
+    ]
+
+
+def test_what_must_be_fixed_is_counted() -> None:
+    finding = Finding(id="a.png", finding="truncated", severity="fix", detail="cut")
+    report = make_check(finding, finding)
     assert texts(make_case(*GOOD, check=report))[0].startswith("bad: 1 image(s) cannot be read")
     assert texts(make_case(*GOOD, check=replace(report, findings=()))) == []
 
@@ -111,12 +127,31 @@ def test_masks_no_better_than_none_are_named() -> None:
     ]
 
 
+def test_cuts_that_never_draw_and_masks_that_are_missed_are_named(tmp_path: Path) -> None:
+    half = Candidate(threshold=0.5)
+    cuts = tuple(MaskCut(top=half, bottom=half, min_area=area) for area in (NEVER_AREA, 9))
+    rule = MaskRule(classes=("a", "<b>"), kind="area", cuts=cuts)
+    run = Run(tmp_path, ("m",), (0, 1, 2), segments=True)
+    write_mask_rule(run.cuts_file, rule)
+    scores = (
+        make_score("recall", 0.1, "a"),
+        make_score("recall", 0.6, "b"),
+    )
+    assert texts(make_case(*scores, masks=True, run=run)) == [
+        "bad: Never drawn on new images: 'a'.",
+        "warn: Less than half of the given masks are found: 'a' (40 of 400, 32 to 48).",
+    ]
+    write_mask_rule(run.cuts_file, replace(rule, cuts=cuts[1:] * 2))
+    assert len(texts(make_case(*scores, masks=True, run=run))) == 1
+
+
 @pytest.mark.parametrize(("count", "told"), [(FEW_ROWS - 1, True), (FEW_ROWS, False)])
 def test_few_rows_are_counted(count: int, told: bool) -> None:  # noqa: FBT001
     case = make_case(*GOOD)
     targets = np.zeros((ROWS, 2), np.float32)
-    targets[:count, 0] = 1
-    targets[count:, 1] = 1
+    # Rows that no fold holds out are not scored, so they do not count.
+    targets[: 9 + count, 0] = 1
+    targets[9 + count :, 1] = 1
     found = texts(replace(case, table=replace(case.table, targets=targets)))
     assert found == ([f"warn: Few images, so little can be said: 'a' ({count})."] if told else [])
 
@@ -124,7 +159,7 @@ def test_few_rows_are_counted(count: int, told: bool) -> None:  # noqa: FBT001
 @pytest.mark.parametrize(("count", "told"), [(FEW_GROUPS - 1, True), (FEW_GROUPS, False)])
 def test_few_groups_are_counted(count: int, told: bool) -> None:  # noqa: FBT001
     case = make_case(*GOOD)
-    # Class a (even rows) stands in few groups, each row of b alone.
+    # Class a (even rows, of which five are set aside) stands in few groups, each row of b alone.
     groups = tuple(str(row // 2 % count) if row % 2 == 0 else f"b{row}" for row in range(ROWS))
     found = texts(replace(case, table=replace(case.table, groups=groups)))
     assert bool(found) == told
