@@ -6,17 +6,22 @@ draw: all numbers were measured by others.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from loupe.checking import CheckReport
 from loupe.dices import MAIN
-from loupe.errors import shorten
+from loupe.errors import RunError, shorten
 from loupe.intervals import Score
 from loupe.issues import IssueSheet
 from loupe.judged import Judged
+from loupe.maskcuts import NEVER_AREA
+from loupe.maskrules import read_mask_rule
 from loupe.noiserates import NoiseRate
 from loupe.reportparts import Tone
 from loupe.runs import Run
@@ -95,6 +100,15 @@ class Case:
         return self.find(MAIN if self.run.segments else main_metric(exclusive=exclusive))
 
     @property
+    def scored(self) -> Table:
+        """The rows that the scores rest on: those held out by a fold."""
+        folds = self.table.folds
+        if self.run.refit or folds is None:
+            # Scores of a refit run are those of another, whose folds it does not keep.
+            return self.table
+        return self.table.select(np.flatnonzero(folds >= 0))
+
+    @property
     def unit(self) -> str:
         """What is decided at once."""
         pooled = self.judged is not None and self.judged.rule.pool
@@ -121,16 +135,36 @@ def _ask_check(case: Case) -> Iterator[Worry]:
         count = len(case.check.bad_ids)
         text = f"{count:,} image(s) cannot be read, or equal others with another label."
         yield Worry("bad", text)
+    unlike = count_unlike(case.check)
+    if unlike:
+        text = f"{unlike:,} rows have a near copy with another label: look for wrong labels there."
+        yield Worry("warn", text)
+
+
+def count_unlike(check: CheckReport | None) -> int:
+    """Count the rows that have a near copy with another label.
+
+    Args:
+        check: What was found of a table; None if nobody looked.
+    """
+    found = () if check is None else check.findings
+    return len({each.id for each in found if each.finding == "near-contradiction"})
 
 
 def _ask_classes(case: Case) -> Iterator[Worry]:
-    """Name classes that are hardly found, and those with too few rows to say."""
+    """Name classes that are hardly found."""
     names = case.table.classes
     if case.run.segments:
+        yield from _ask_cuts(case)
         pairs = [(name, case.find(MAIN, name), case.find(EMPTY, name)) for name in names]
         useless = [name for name, own, empty in pairs if own and empty and own.value <= empty.value]
         if useless:
             yield Worry("bad", f"Masks score no more than empty ones for {name_classes(useless)}.")
+        recalls = [score for n in names if (score := case.find("recall", n)) and _is_weak(score)]
+        if recalls:
+            told = [f"{each.class_name!r} ({_spell_found(each)})" for each in recalls]
+            listed = name_classes([each.class_name for each in recalls], told)
+            yield Worry("warn", f"Less than half of the given masks are found: {listed}.")
     else:
         lost = [n for n in names if (recall := case.find("recall", n)) and recall.value == 0]
         weak = [n for n in names if n not in lost and _is_weak(case.find("f1", n))]
@@ -139,12 +173,36 @@ def _ask_classes(case: Case) -> Iterator[Worry]:
         if weak:
             each = [f"{n!r} ({case.scores['f1', n].value:.2f})" for n in weak]
             yield Worry("warn", f"Weak (F1 below {WEAK:g}): {name_classes(weak, each)}.")
-    counts = count_classes(case.table)
+
+
+def _ask_cuts(case: Case) -> Iterator[Worry]:
+    """Name classes whose cut lets no mask through, however sure the network is."""
+    with contextlib.suppress(RunError):
+        rule = read_mask_rule(case.run.cuts_file)
+        cuts = zip(rule.classes, rule.cuts, strict=True)
+        never = [name for name, cut in cuts if cut.min_area >= NEVER_AREA]
+        if never:
+            yield Worry("bad", f"Never drawn on new images: {name_classes(never)}.")
+
+
+def _spell_found(score: Score) -> str:
+    """Say how many of the given masks of a class are found, in rows."""
+    ends = (
+        ""
+        if math.isnan(score.low)
+        else f", {round(score.n * score.low):,} to {round(score.n * score.high):,}"
+    )
+    return f"{round(score.n * score.value):,} of {score.n:,}{ends}"
+
+
+def _ask_counts(case: Case) -> Iterator[Worry]:
+    """Name classes with too few scored rows or groups to say anything of them."""
+    counts = count_classes(case.scored)
     few = {name: count for name, count in counts.items() if count < FEW_ROWS}
     if few:
         told = name_classes(list(few), [f"{name!r} ({count})" for name, count in few.items()])
         yield Worry("warn", f"Few images, so little can be said: {told}.")
-    scattered = {n: c for n, c in _count_groups(case.table).items() if c < FEW_GROUPS}
+    scattered = {n: c for n, c in _count_groups(case.scored).items() if c < FEW_GROUPS}
     scattered = {n: c for n, c in scattered.items() if c < counts[n]}
     if scattered:
         told = name_classes(
@@ -202,7 +260,7 @@ def _ask_probabilities(case: Case) -> Iterator[Worry]:
 def _ask_rule(case: Case) -> Iterator[Worry]:
     if case.judged is None:
         return
-    counted = _count_groups(case.table) or count_classes(case.table)
+    counted = _count_groups(case.scored) or count_classes(case.scored)
     for each in case.judged.thresholds:
         # What is said of few rows and groups stands above for all such classes.
         known = counted.get(each.class_name, 0) < FEW_GROUPS
@@ -238,8 +296,8 @@ def _ask_rows(case: Case) -> Iterator[Worry]:
 
 
 _QUESTIONS: tuple[Callable[[Case], Iterator[Worry]], ...] = (
-    _ask_stamps, _ask_check, _ask_classes, _ask_labels, _ask_spread, _ask_probabilities, _ask_rule,
-    _ask_rows,
+    _ask_stamps, _ask_check, _ask_classes, _ask_counts, _ask_labels, _ask_spread,
+    _ask_probabilities, _ask_rule, _ask_rows,
 )  # fmt: skip
 """In the order of how much an answer matters, among those of one tone."""
 
