@@ -146,8 +146,8 @@ def place_page(table: Path) -> Path:
     """Return where the page of a table is written: beside it.
 
     Examples:
-        >>> place_page(Path("data/labels.csv")).as_posix()
-        'data/labels.report.html'
+        >>> place_page(Path("data/labels.csv")).name
+        'labels.report.html'
     """
     return table.absolute().with_name(f"{table.stem or 'table'}.report.html")
 

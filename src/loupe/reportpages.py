@@ -63,6 +63,7 @@ def write_page(heading: Heading, sections: Sequence[Section]) -> str:
         sections: In order, each key once; one without blocks is left out.
 
     Examples:
+        >>> from loupe.reportparts import Text
         >>> found = Section(key="a", title="Data", blocks=(Text(text="<b> is a class"),))
         >>> page = write_page(Heading(title="Run"), [found])
         >>> page[:15], "&lt;b&gt; is a class" in page
