@@ -6,6 +6,7 @@ compare it with the file. `PAGES` lists them by the path they are written to.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -98,14 +99,17 @@ def _fence(language: str, text: str) -> str:
 
 
 def _show_help(command: click.Command, name: str) -> str:
+    # click keeps the first --help that it made, whoever asked for it and in what words.
+    fresh = copy.copy(command)
+    fresh.__dict__["_help_option"] = None
     context = click.Context(
-        command,
+        fresh,
         info_name=name,
         max_content_width=WIDTH,
         terminal_width=WIDTH,
         help_option_names=["-h", "--help"],  # as the program itself has it
     )
-    return command.get_help(context)
+    return fresh.get_help(context)
 
 
 class _Words(str):

@@ -33,8 +33,17 @@ _EXTRA = {"jinja2", "markupsafe", "matplotlib"}
 )
 @click.option("--no-check", is_flag=True, help="Do not decode all images to look for faults.")
 @click.option("--no-maps", is_flag=True, help="Do not show where networks looked.")
+@click.option(
+    "--cascade", type=click.Path(path_type=Path), help="Of a run of masks: compare its gates."
+)
 def report(
-    sources: tuple[Path, ...], out: Path | None, *, no_check: bool, no_maps: bool, **options: Any
+    sources: tuple[Path, ...],
+    out: Path | None,
+    cascade: Path | None,
+    *,
+    no_check: bool,
+    no_maps: bool,
+    **options: Any,
 ) -> None:
     """Write one page with all that is known of a run, or of a table; or compare runs.
 
@@ -56,6 +65,7 @@ def report(
         out=out,
         check=not no_check,
         maps=not no_maps,
+        cascade=cascade,
         reporter=choose_reporter(),
     )
     megabytes = f"{made.size / 1e6:.1f} MB, {len(made.sections)} sections"

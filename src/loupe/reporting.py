@@ -40,6 +40,7 @@ from loupe.runs import Run, open_run
 from loupe.scorecharts import describe_blend, describe_scores
 from loupe.table import Table
 from loupe.thresholdtables import describe_thresholds
+from loupe.variants import try_variants
 from loupe.verdicts import write_verdict
 
 PathLike = str | Path
@@ -87,6 +88,7 @@ def report(
     out: PathLike | None = None,
     check: bool = True,
     maps: bool = True,
+    cascade: PathLike | None = None,
     reporter: Reporter | None = None,
 ) -> Report:
     """Write all that is known of a run, or of a table, as one page that needs nothing else.
@@ -102,6 +104,8 @@ def report(
             `compare.html` here for several runs. The figures stand beside it.
         check: Decode all images once to look for damage, copies and contradictions.
         maps: Show where networks looked in the images that they are most wrong about.
+        cascade: Of a run that draws masks: a cascade file that names it, whose stages and gates
+            are compared on held-out rows.
         reporter: Told of the progress.
 
     Raises:
@@ -126,7 +130,7 @@ def report(
     if isinstance(source, Run) or is_run(Path(source)):
         run = _open_finished(source)
         page = run.folder / "report.html" if out is None else Path(out)
-        return _report_run(run, page, check=check, maps=maps, reporter=told)
+        return _report_run(run, page, cascade, check=check, maps=maps, reporter=told)
     table = read_table(source, images=images)
     page = place_page(Path(source)) if out is None else Path(out)
     typed = _type_table(source, images)
@@ -152,7 +156,17 @@ def place_page(table: Path) -> Path:
     return table.absolute().with_name(f"{table.stem or 'table'}.report.html")
 
 
-def _report_run(run: Run, page: Path, *, check: bool, maps: bool, reporter: Reporter) -> Report:
+def _report_run(
+    run: Run,
+    page: Path,
+    cascade: PathLike | None,
+    *,
+    check: bool,
+    maps: bool,
+    reporter: Reporter,
+) -> Report:
+    if cascade is not None and not run.segments:
+        raise InputError(f"{run.folder} draws no masks, so there are no gates to compare.")
     table = run.table()
     checked = _check(table, reporter) if check else None
     known, fault = _gather(run, reporter)
@@ -172,7 +186,7 @@ def _report_run(run: Run, page: Path, *, check: bool, maps: bool, reporter: Repo
         _Part("verdict", "Verdict", conclude),
         _Part("data", "Data", lambda: describe_table(table, check=checked, source=typed)),
         _Part("scores", "Scores", lambda: _describe_scores(run, known, fault)),
-        *_list_parts(run, known),
+        *_list_parts(run, known, cascade),
         _Part("mistakes", "Worst mistakes", describe_worst, loud=True),
         *_list_last(run, known),
     ]
@@ -185,10 +199,14 @@ def _report_run(run: Run, page: Path, *, check: bool, maps: bool, reporter: Repo
     )
 
 
-def _list_parts(run: Run, known: Judged | None) -> list[_Part]:
+def _list_parts(run: Run, known: Judged | None, cascade: PathLike | None) -> list[_Part]:
     """List the parts between the scores and the mistakes."""
+
+    def draw_masks() -> Found:
+        return describe_masks(run, None if cascade is None else try_variants(cascade))
+
     if known is None:
-        masks = _Part("masks", "Masks", lambda: describe_masks(run))
+        masks = _Part("masks", "Masks", draw_masks)
         history = _Part("history", "Learning curves", lambda: describe_history(run))
         return [masks, history] if run.segments else [history]
     rows = known.evidence
