@@ -118,6 +118,23 @@ def test_a_run_that_draws_masks_has_its_own_parts(segmented: Any, tmp_path: Path
     assert not (segmented.folder / "report.html").exists()
 
 
+def test_a_cascade_compares_the_gates_of_masks(
+    run: Run, segmented: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="draws no masks"):
+        report(run, cascade=tmp_path / "cascade.yaml")
+    asked: list[Any] = []
+
+    def refuse(source: Any) -> None:
+        asked.append(source)
+        raise InputError("no such cascade")
+
+    monkeypatch.setattr(reporting, "try_variants", refuse)
+    made = report(segmented, out=tmp_path / "masks.html", check=False, cascade="cascade.yaml")
+    assert asked == ["cascade.yaml"]
+    assert "no such cascade" in made.path.read_text(encoding="utf-8")
+
+
 def test_runs_are_compared(run: Run, finished: Any, tmp_path: Path) -> None:
     made = report([run, finished], out=tmp_path / "both.html")
     keys = [section.key for section in made.sections]
