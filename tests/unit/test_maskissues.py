@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,9 @@ from loupe.recipe import read_recipe
 from loupe.runs import create_run
 from loupe.table import ALWAYS_TRAINED, Table
 
-TILES = Path("/work/shared/data/magnetic-tile")
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = Path(os.environ.get("LOUPE_TEST_DATA", ROOT.parent / "shared"))
+TILES = SHARED / "data" / "magnetic-tile"
 CLASSES = ("crack", "stain")
 CANDIDATES = read_recipe({"decoder": {}}).masks.candidates
 SIDE, ROWS = 32, 90
@@ -337,7 +340,7 @@ def test_a_class_that_is_said_to_be_there_needs_a_mask():
     assert (issue.given, issue.suggested) == (MASK, "")
 
 
-@pytest.mark.skipif(not TILES.is_dir(), reason="real data is not on this machine")
+@pytest.mark.skipif(not TILES.is_dir(), reason="no real data here; see $LOUPE_TEST_DATA")
 def test_real_faults_of_magnetic_tiles(tmp_path):
     # One class of six, as all images take long to open.
     lines = (TILES / "labels.csv").read_text(encoding="utf-8").splitlines()
