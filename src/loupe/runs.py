@@ -3,12 +3,14 @@
     RUN/ manifest.json table.parquet versions.json log.jsonl
          oof.parquet scores.json instructions.txt
          counts.npz counts/fold-0.npz cuts.json masks.png frames/     in a run that draws masks
+         issues.csv issues.json report.html figures/                  of `audit` and `report`
          <member>/ recipe.yaml input.json features.npy first_batch.png
                    fold-0/ last.safetensors state.pt history.csv first_batch.png
                            predictions.parquet done.json
                    all/    the same without predictions, in a refit run
 
-No other module builds a path inside a run. It must not train or score.
+No other module builds a path inside a run, but for what a verb keeps beside it by default
+(`auditing`, `reporting`, `trackers`). It must not train or score.
 """
 
 from __future__ import annotations
